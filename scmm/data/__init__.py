@@ -1,0 +1,1 @@
+"""Data sets, captions and batches."""
