@@ -55,9 +55,9 @@ class _Gather(torch.autograd.Function):
         return torch.cat(gathered)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        # Every process's loss depends on these rows, so that their gradients add up.
-        grad = grad.clone(memory_format=torch.contiguous_format)
+    def backward(ctx, *grads: Tensor) -> Tensor:
+        # Every process's loss depends on these rows: their gradients add up.
+        grad = grads[0].clone(memory_format=torch.contiguous_format)
         dist.all_reduce(grad)
         start = dist.get_rank() * ctx.num_rows
         return grad[start : start + ctx.num_rows]

@@ -23,16 +23,16 @@ def mask_captions(
     """
     Hides words of captions, for a model to guess.
 
-    Each maskable token is chosen with the given probability, and at least one in any caption that has one. Of the chosen
-    ones 80 % become the mask token, 10 % a random ordinary token, and 10 % stay as they are. With `word_ids`, whole words
-    are chosen, and all tokens of a word share its fate.
+    Each maskable token is chosen with the given probability, and at least one in any caption that has one. Of the
+    chosen ones 80 % become the mask token, 10 % a random ordinary token, and 10 % stay as they are. With `word_ids`,
+    whole words are chosen, and all tokens of a word share its fate.
 
     Reconstruction: the paper masks words of the caption, the rates are BERT's.
 
     Args:
         input_ids (integer `Tensor` of shape `(batch, length)`): Tokenized captions. They are not changed.
-        maskable (boolean `Tensor` of shape `(batch, length)`): Where a token may be masked: not at special tokens, and not
-            at padding, which need not be told by its id (CLIP's tokenizer pads with the end token).
+        maskable (boolean `Tensor` of shape `(batch, length)`): Where a token may be masked: not at special tokens, and
+            not at padding (which its id may not tell: CLIP's tokenizer pads with the end token).
         mask_token_id (`int`): The mask token.
         ordinary_ids (integer `Tensor` of shape `(num_ordinary,)`): The tokens to draw random ones from: the vocabulary
             without its special tokens.
@@ -42,8 +42,8 @@ def mask_captions(
         generator (`torch.Generator`, *optional*): Source of the randomness, for reproducible masks.
 
     Returns:
-        `tuple(Tensor, Tensor)`: the masked copy of `input_ids`, and the labels: the true token where one was chosen, -100
-        elsewhere.
+        `tuple(Tensor, Tensor)`: the masked copy of `input_ids`, and the labels: the true token where one was chosen,
+        -100 elsewhere.
 
     Raises:
         ValueError: for shapes that disagree, a `maskable` that is not boolean, a probability out of its range, or
@@ -62,9 +62,9 @@ def mask_captions(
     ...     input_ids, maskable, mask_token_id=3, ordinary_ids=torch.arange(4, 20), generator=generator
     ... )
     >>> masked_ids
-    tensor([[ 1, 10, 11,  3,  2,  2]])
+    tensor([[ 1, 10,  3,  3,  2,  2]])
     >>> labels
-    tensor([[-100, -100, -100,   12, -100, -100]])
+    tensor([[-100, -100,   11,   12, -100, -100]])
 
     ```
     """
@@ -75,7 +75,7 @@ def mask_captions(
         return draws if word_ids is None else draws.gather(1, _word_index(word_ids))
 
     draws = draw_per_word().masked_fill(~maskable, torch.inf)
-    lowest = draws.amin(dim=1, keepdim=True)  # is below the probability if any is, so that choosing it adds no bias
+    lowest = draws.amin(dim=1, keepdim=True)  # choosing it makes a difference only where nothing else is chosen
     chosen = maskable & ((draws < probability) | (draws == lowest))
 
     fate = draw_per_word()
