@@ -393,7 +393,9 @@ class SCMMPreTrainedModel(PreTrainedModel):
         state["vision_model.embeddings.position_embedding.weight"] = resize_position_embedding(
             positions, (side, side), config.vision_config.grid_size
         )
-        return cls.from_pretrained(None, config=config, state_dict=state)
+        model = cls.from_pretrained(None, config=config, state_dict=state)
+        model.name_or_path = model.config.name_or_path = str(name_or_path)  # tells it from random weights
+        return model
 
 
 class SCMMTextModel(SCMMPreTrainedModel):

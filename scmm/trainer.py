@@ -1,0 +1,387 @@
+"""SCMMTrainer: transformers' Trainer with SCMM's objective, its batches and the field's evaluation."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
+
+from scmm.data.collator import CaptionItems, SCMMDataCollator
+from scmm.data.transforms import TrainingAugmentation
+from scmm.distributed import gather_with_gradient
+from scmm.losses import SCMMLoss
+from scmm.processing import SCMMProcessor
+from scmm.retrieval.encode import encode_dataset
+from scmm.retrieval.metrics import retrieval_metrics
+
+
+logger = logging.get_logger(__name__)
+
+COLLAPSED_COSINE = 0.99
+
+
+@dataclass
+class SCMMTrainingArguments(TrainingArguments):
+    """
+    transformers' [`TrainingArguments`] and what SCMM adds. Differing defaults: evaluate and save every epoch, keep the
+    checkpoint of the best rank-1 on the evaluation data, and keep the columns of the data set.
+
+    Args:
+        sew_weight, mcm_weight, align_weight, id_weight (`float`): weights of the terms, see [`SCMMLoss`]; 0 leaves a
+            term out.
+        align (`str`, *optional*): `"itc"` (default), `"sdm"`, `"cmpm"`, `"triplet"`, or `None`.
+        itc_targets, triplet_margin, margin_min, margin_max, margin_single, mining, tau, weight_cross, weight_single:
+            see [`SCMMLoss`].
+        mask_probability (`float`, defaults to 0.15): share of tokens to mask.
+        whole_word_masking (`bool`, defaults to `False`): masks whole words.
+        mask_global_branch (`bool`, defaults to `False`): lets the global branch see the masked caption.
+        flip_probability, crop_padding, erasing_probability: see [`~scmm.data.transforms.TrainingAugmentation`].
+        learning_rate_multipliers (`dict[str, float]`, *optional*):
+            Factors on the learning rate of modules, by the module's name, such as `{"decoder": 5.0}` for what is newly
+            initialized.
+
+    Raises:
+        ValueError: for an option out of its range, such as `margin_min` above `margin_max`.
+
+    Example:
+
+    ```python
+    >>> from scmm import SCMMTrainingArguments
+    >>> SCMMTrainingArguments(output_dir="runs/example", mcm_weight=0.5).metric_for_best_model
+    'rank1'
+
+    ```
+    """
+
+    sew_weight: float = field(default=4.0, metadata={"help": "Weight of the sew calibration loss."})
+    mcm_weight: float = field(default=1.0, metadata={"help": "Weight of masked caption modeling."})
+    align_weight: float = field(default=1.0, metadata={"help": "Weight of the alignment loss."})
+    id_weight: float = field(default=0.0, metadata={"help": "Weight of the identity classification loss."})
+    align: str | None = field(default="itc", metadata={"help": "itc, sdm, cmpm, triplet, or null for none."})
+    itc_targets: str = field(default="identity", metadata={"help": "identity or pair."})
+    triplet_margin: float = field(default=0.2, metadata={"help": "Margin of the triplet alignment loss."})
+    margin_min: float = field(default=0.1, metadata={"help": "Cross-modal margin of a caption of quality 0."})
+    margin_max: float = field(default=0.4, metadata={"help": "Cross-modal margin of a caption of quality 1."})
+    margin_single: float = field(default=0.2, metadata={"help": "Margin within a modality."})
+    mining: str = field(default="hardest", metadata={"help": "hardest, all or softplus."})
+    tau: float = field(default=0.1, metadata={"help": "Smoothness of softplus mining."})
+    weight_cross: float = field(default=1.0, metadata={"help": "Weight of sew's cross-modal terms."})
+    weight_single: float = field(default=1.0, metadata={"help": "Weight of sew's single-modal terms."})
+    mask_probability: float = field(default=0.15, metadata={"help": "Share of caption tokens to mask."})
+    whole_word_masking: bool = field(default=False, metadata={"help": "Mask all tokens of a word or none."})
+    mask_global_branch: bool = field(default=False, metadata={"help": "Give the global branch the masked caption."})
+    flip_probability: float = field(default=0.5, metadata={"help": "How often to mirror an image."})
+    crop_padding: int = field(default=10, metadata={"help": "Pixels to pad before the random crop."})
+    erasing_probability: float = field(default=0.0, metadata={"help": "How often to erase a rectangle."})
+    learning_rate_multipliers: dict | None = field(
+        default=None, metadata={"help": "Factors on the learning rate by module name."}
+    )
+
+    # Defaults of transformers that do not fit retrieval.
+    eval_strategy: str = "epoch"
+    save_strategy: str = "epoch"
+    save_total_limit: int | None = 2
+    load_best_model_at_end: bool = True
+    metric_for_best_model: str | None = "rank1"
+    greater_is_better: bool | None = True
+    remove_unused_columns: bool = False
+    report_to: str | list[str] | None = "none"
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.loss_function()  # checks its options
+        for name in ("mask_probability", "flip_probability", "erasing_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
+        if self.crop_padding < 0:
+            raise ValueError(f"crop_padding must not be negative, got {self.crop_padding}.")
+        if self.mcm_weight > 0 and self.mask_probability == 0:
+            raise ValueError("mask_probability is 0: there is nothing to model. Set mcm_weight to 0 as well.")
+
+    def loss_function(self) -> SCMMLoss:
+        """The objective that these arguments describe."""
+        return SCMMLoss(
+            sew_weight=self.sew_weight,
+            mcm_weight=self.mcm_weight,
+            align_weight=self.align_weight,
+            id_weight=self.id_weight,
+            align=self.align,  # ty: ignore[invalid-argument-type]
+            itc_targets=self.itc_targets,  # ty: ignore[invalid-argument-type]
+            triplet_margin=self.triplet_margin,
+            margin_min=self.margin_min,
+            margin_max=self.margin_max,
+            margin_single=self.margin_single,
+            mining=self.mining,  # ty: ignore[invalid-argument-type]
+            tau=self.tau,
+            weight_cross=self.weight_cross,
+            weight_single=self.weight_single,
+        )
+
+
+class SCMMTrainer(Trainer):
+    """
+    Trains [`SCMMForPreTraining`] with the weighted objective of [`SCMMLoss`].
+
+    Every log has each term by its name (`loss_sew`, `loss_mcm`, ...) and `contrastive_batch`, the number of pairs that
+    a loss compares: batch size times processes, which gradient accumulation does not enlarge. Evaluation embeds each
+    image and each caption once and reports `eval_rank1`, `eval_mAP` and the others of
+    [`~scmm.retrieval.metrics.retrieval_metrics`].
+
+    Args:
+        model ([`SCMMForPreTraining`] or a PEFT model around it): the training model.
+        args ([`SCMMTrainingArguments`]): the arguments.
+        train_dataset (`datasets.Dataset`): rows of [`~scmm.data.schema.FEATURES`].
+        eval_dataset (`datasets.Dataset` or dict of them, *optional*): likewise.
+        processing_class ([`SCMMProcessor`]): saved with every checkpoint; its `caption_quality` sets the margins.
+        **kwargs: the rest of [`Trainer`]'s arguments.
+
+    Raises:
+        ValueError: if processor, model and data do not fit together.
+
+    Example:
+
+    ```python
+    >>> import tempfile
+    >>> from scmm import SCMMConfig, SCMMForPreTraining, SCMMProcessor, SCMMTrainer, SCMMTrainingArguments
+    >>> from scmm import load_benchmark
+    >>> from scmm.data.paperdoll import render_paperdoll
+    >>> with tempfile.TemporaryDirectory() as root:
+    ...     _ = render_paperdoll(root, train_identities=4, val_identities=2, test_identities=0, progress=False)
+    ...     splits = load_benchmark("paperdoll", root)
+    ...     captions = [caption for captions in splits["train"]["captions"] for caption in captions]
+    ...     processor = SCMMProcessor.from_captions(captions, image_size=(128, 64))
+    ...     config = SCMMConfig.from_preset("tiny", text_config=processor.text_config_fields())
+    ...     args = SCMMTrainingArguments(f"{root}/run", max_steps=1, disable_tqdm=True, use_cpu=True)
+    ...     trainer = SCMMTrainer(
+    ...         SCMMForPreTraining(config), args, splits["train"], splits["val"], processing_class=processor
+    ...     )
+    ...     trained = trainer.train()
+    >>> trained.global_step
+    1
+
+    ```
+    """
+
+    loss_is_scaled_for_ga = False  # the loss is a mean over the batch
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: SCMMTrainingArguments,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: SCMMProcessor | None = None,
+        **kwargs: Any,
+    ):
+        if processing_class is None:
+            raise ValueError("SCMMTrainer needs the model's SCMMProcessor as `processing_class`.")
+        _check_fit(model, processing_class, train_dataset, args)
+        if train_dataset is not None:
+            train_dataset = CaptionItems(train_dataset, processing_class, seed=args.seed)
+        augmentation = TrainingAugmentation(args.flip_probability, args.crop_padding, args.erasing_probability)
+        collator = SCMMDataCollator(
+            processing_class,
+            augmentation,
+            mask_probability=args.mask_probability if args.mcm_weight > 0 or args.mask_global_branch else 0.0,
+            whole_word_masking=args.whole_word_masking,
+            mask_global_branch=args.mask_global_branch,
+        )
+        kwargs.setdefault("data_collator", collator)
+        super().__init__(
+            model,
+            args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self.loss_function = args.loss_function()
+        self._term_sums: dict[str, Tensor] = {}
+        self._num_terms = 0
+        self._collapse_warned = False
+        if train_dataset is not None:
+            self.add_callback(_EpochOfItems(train_dataset))
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As [`Trainer.train`], after a look at what would silently go wrong."""
+        captions, processor = self.train_dataset.captions, self.processing_class
+        truncated = processor.count_truncated(captions)
+        if truncated:
+            logger.warning(
+                f"{truncated} of {len(captions)} training captions are longer than "
+                f"{processor.tokenizer.model_max_length} tokens and are cut."
+            )
+        paper_mode = "sew" in self.loss_function.weights and not {"itc", "sdm", "cmpm"} & set(self.loss_function.weights)
+        if paper_mode and not self._unwrapped_model().name_or_path:
+            logger.warning(
+                "Sew calibration without an alignment loss starts from random weights here, where it tends to collapse: "
+                "start from a CLIP checkpoint or set align='itc'."
+            )
+        return super().train(*args, **kwargs)
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """As [`Trainer.create_optimizer`], with `learning_rate_multipliers` applied."""
+        if self.optimizer is not None or not self.args.learning_rate_multipliers:
+            return super().create_optimizer(*args, **kwargs)
+        optimizer = super().create_optimizer(*args, **kwargs)
+        factor_of: dict[int, float] = {}
+        for module, factor in self.args.learning_rate_multipliers.items():
+            found = [id(weight) for name, weight in self.model.named_parameters() if f".{module}." in f".{name}"]
+            if not found:
+                raise ValueError(f"learning_rate_multipliers: the model has no module {module!r}.")
+            factor_of.update(dict.fromkeys(found, float(factor)))
+        groups = []
+        for group in optimizer.param_groups:
+            for factor in sorted({1.0, *factor_of.values()}, key=lambda factor: (factor != 1.0, factor)):
+                weights = [weight for weight in group["params"] if factor_of.get(id(weight), 1.0) == factor]
+                if weights:
+                    groups.append({**group, "params": weights, "lr": group["lr"] * factor})
+        optimizer.param_groups = groups
+        return optimizer
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """The weighted objective on the batch of all processes."""
+        beside = {name: inputs.pop(name) for name in ("person_ids", "identity_labels", "caption_quality")}
+        if "mcm" not in self.loss_function.weights:
+            inputs.pop("mcm_labels", None)  # masked for the global branch alone: the decoder need not run
+        outputs = model(**inputs)
+        image_embeds = gather_with_gradient(outputs.image_embeds)
+        text_embeds = gather_with_gradient(outputs.text_embeds)
+        mcm_labels, num_masked = inputs.get("mcm_labels"), None
+        if mcm_labels is not None:
+            mcm_labels = mcm_labels[mcm_labels != -100]
+            # The mean over processes, so that tokens weigh the same in every process's share of the gradient.
+            num_masked = gather_with_gradient(torch.tensor([float(len(mcm_labels))], device=mcm_labels.device)).mean()
+        terms = self.loss_function(
+            image_embeds,
+            text_embeds,
+            gather_with_gradient(beside["person_ids"]),
+            gather_with_gradient(beside["caption_quality"]),
+            outputs.logit_scale,
+            mcm_logits=outputs.mcm_logits,
+            mcm_labels=mcm_labels,
+            num_masked=num_masked,
+            image_id_logits=outputs.image_id_logits,
+            text_id_logits=outputs.text_id_logits,
+            id_labels=beside["identity_labels"],
+        )
+        self._note(terms, image_embeds, text_embeds, outputs.logit_scale)
+        return (terms["loss"], outputs) if return_outputs else terms["loss"]
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As [`Trainer.log`]; a log of the training loss gets the mean of every term since the last one."""
+        if "loss" in logs and self._num_terms:
+            names = list(self._term_sums)
+            means = torch.stack([self._term_sums[name] for name in names]) / self._num_terms
+            means = self.accelerator.reduce(means, reduction="mean")
+            logs.update(dict(zip(names, means.tolist(), strict=True)))
+            logs["contrastive_batch"] = self.args.per_device_train_batch_size * self.args.world_size
+            self._term_sums, self._num_terms = {}, 0
+            self._warn_of_collapse(logs)
+        super().log(logs, *args, **kwargs)
+
+    def evaluation_loop(
+        self,
+        dataloader: torch.utils.data.DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Retrieval metrics, text to image; the loader only says which data set."""
+        dataset = dataloader.dataset
+        with self.compute_loss_context_manager():
+            encoded = encode_dataset(
+                self._unwrapped_model().scmm,
+                self.processing_class,
+                dataset,
+                batch_size=self.args.eval_batch_size,
+                num_workers=self.args.dataloader_num_workers,
+                progress=not self.args.disable_tqdm,
+            )
+        metrics = retrieval_metrics(
+            encoded.text_embeds, encoded.image_embeds, encoded.text_person_ids, encoded.image_person_ids
+        )
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in metrics.items()}
+        return EvalLoopOutput(
+            predictions=None,  # ty: ignore[invalid-argument-type]
+            label_ids=None,
+            metrics=metrics,
+            num_samples=len(dataset),
+        )
+
+    def _unwrapped_model(self) -> Any:
+        return self.accelerator.unwrap_model(self.model)
+
+    def _note(self, terms: dict[str, Tensor], image_embeds: Tensor, text_embeds: Tensor, logit_scale: Tensor) -> None:
+        """Adds a batch's terms to those of the next log."""
+        values = {f"loss_{name}": value for name, value in terms.items() if name != "loss"}
+        values["logit_scale"] = logit_scale
+        values["image_cosine"] = _mean_pairwise_cosine(image_embeds)
+        values["text_cosine"] = _mean_pairwise_cosine(text_embeds)
+        for name, value in values.items():
+            value = value.detach().float()
+            self._term_sums[name] = self._term_sums[name] + value if name in self._term_sums else value
+        self._num_terms += 1
+
+    def _warn_of_collapse(self, logs: dict[str, float]) -> None:
+        warming_up = self.state.global_step <= self.args.get_warmup_steps(self.state.max_steps)
+        cosine = max(logs["image_cosine"], logs["text_cosine"])
+        if cosine > COLLAPSED_COSINE and not warming_up and not self._collapse_warned:
+            self._collapse_warned = True
+            logger.warning(
+                f"The embeddings have collapsed: their mean pairwise cosine is {cosine:.4f} at step "
+                f"{self.state.global_step}. Hardest-mined sew calibration does this from random weights: start from a "
+                "CLIP checkpoint, set align='itc', or lower the learning rate."
+            )
+
+
+class _EpochOfItems(TrainerCallback):
+    """Moves the items' random choices on at every epoch, also at the epoch of a resumed run."""
+
+    def __init__(self, items: CaptionItems):
+        self.items = items
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.items.set_epoch(int(state.epoch or 0))
+
+
+def _mean_pairwise_cosine(embeds: Tensor) -> Tensor:
+    """The mean cosine of all pairs of different rows, from the length of the rows' sum."""
+    rows = F.normalize(embeds.detach().float(), dim=-1)
+    count = len(rows)
+    return (rows.sum(0).square().sum() - count) / max(count * (count - 1), 1)
+
+
+def _check_fit(model: nn.Module, processor: SCMMProcessor, train_dataset: Any, args: SCMMTrainingArguments) -> None:
+    if not hasattr(model, "scmm"):
+        raise ValueError(f"SCMMTrainer trains SCMMForPreTraining, got {type(model).__name__}.")
+    config = model.config
+    if len(processor.tokenizer) > config.text_config.vocab_size:
+        raise ValueError(
+            f"The processor has {len(processor.tokenizer)} tokens, the model {config.text_config.vocab_size}: "
+            "build the model with vocab_size=len(processor.tokenizer)."
+        )
+    size = processor.image_processor.size
+    if [size["height"], size["width"]] != list(config.vision_config.image_size):
+        raise ValueError(
+            f"The processor makes images of {size['height']}x{size['width']}, the model takes "
+            f"{config.vision_config.image_size[0]}x{config.vision_config.image_size[1]}."
+        )
+    if args.id_weight > 0 and train_dataset is not None:
+        identities = len(set(train_dataset["person_id"]))
+        if config.num_identities != identities:
+            raise ValueError(
+                f"id_weight is {args.id_weight}, the training data have {identities} identities and the model's "
+                f"classifier {config.num_identities}: set num_identities={identities} in the configuration."
+            )
