@@ -100,11 +100,22 @@ def resize_position_embedding(
     return torch.cat([table[:1], patches.flatten(2)[0].T.to(table.dtype)])
 
 
+def _with_std(module: nn.Module, std: float) -> Any:
+    """
+    Notes the standard deviation that a layer's weight starts from. The layer itself carries it because transformers
+    calls `_init_weights` on modules of other packages only where they have parameters of their own: a rule for the
+    attention block around its projections would never run.
+    """
+    module.initializer_std = std  # ty: ignore[unresolved-attribute]
+    return module
+
+
 class SCMMTextEmbeddings(nn.Module):
     def __init__(self, config: SCMMTextConfig):
         super().__init__()
-        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        width, std = config.hidden_size, config.initializer_range * config.initializer_factor
+        self.token_embedding = _with_std(nn.Embedding(config.vocab_size, width), std)
+        self.position_embedding = _with_std(nn.Embedding(config.max_position_embeddings, width), std)
 
     def forward(self, input_ids: torch.LongTensor) -> torch.Tensor:
         length, limit = input_ids.shape[-1], self.position_embedding.num_embeddings
@@ -117,12 +128,12 @@ class SCMMVisionEmbeddings(nn.Module):
     def __init__(self, config: SCMMVisionConfig):
         super().__init__()
         self.config = config
-        height, width = config.grid_size
-        self.class_embedding = nn.Parameter(torch.empty(config.hidden_size))
-        self.patch_embedding = nn.Conv2d(
-            config.num_channels, config.hidden_size, config.patch_size, stride=config.patch_size, bias=False
-        )
-        self.position_embedding = nn.Embedding(1 + height * width, config.hidden_size)
+        rows, columns = config.grid_size
+        width, std = config.hidden_size, config.initializer_range * config.initializer_factor
+        self.class_embedding = nn.Parameter(torch.empty(width))
+        patches = nn.Conv2d(config.num_channels, width, config.patch_size, stride=config.patch_size, bias=False)
+        self.patch_embedding = _with_std(patches, std)
+        self.position_embedding = _with_std(nn.Embedding(1 + rows * columns, width), std)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         if list(pixel_values.shape[-2:]) != list(self.config.image_size):
@@ -166,10 +177,13 @@ class SCMMAttention(nn.Module):
         self.config = config
         self.head_dim = config.hidden_size // config.num_attention_heads
         self.is_causal = is_causal
-        self.k_proj = nn.Linear(context_size or config.hidden_size, config.hidden_size)
-        self.v_proj = nn.Linear(context_size or config.hidden_size, config.hidden_size)
-        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        width, context_width = config.hidden_size, context_size or config.hidden_size
+        out_std = width**-0.5 * config.initializer_factor
+        in_std = out_std * (2 * config.num_hidden_layers) ** -0.5
+        self.k_proj = _with_std(nn.Linear(context_width, width), in_std)
+        self.v_proj = _with_std(nn.Linear(context_width, width), in_std)
+        self.q_proj = _with_std(nn.Linear(width, width), in_std)
+        self.out_proj = _with_std(nn.Linear(width, width), out_std)
 
     def forward(
         self,
@@ -205,8 +219,9 @@ class SCMMMLP(nn.Module):
         super().__init__()
         self.config = config
         self.activation_fn = ACT2FN[config.hidden_act]
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        width, inner, factor = config.hidden_size, config.intermediate_size, config.initializer_factor
+        self.fc1 = _with_std(nn.Linear(width, inner), (2 * width) ** -0.5 * factor)
+        self.fc2 = _with_std(nn.Linear(inner, width), width**-0.5 * (2 * config.num_hidden_layers) ** -0.5 * factor)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.activation_fn(self.fc1(hidden_states)))
@@ -287,27 +302,12 @@ class SCMMPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module):
         super()._init_weights(module)
-        factor = self.config.initializer_factor
-        if isinstance(module, SCMMTextEmbeddings):
-            init.normal_(module.token_embedding.weight, std=factor * 0.02)
-            init.normal_(module.position_embedding.weight, std=factor * 0.02)
+        if hasattr(module, "initializer_std"):
+            init.normal_(module.weight, std=module.initializer_std)
         elif isinstance(module, SCMMVisionEmbeddings):
-            width, std = module.config.hidden_size, module.config.initializer_range * factor
-            init.normal_(module.class_embedding, std=width**-0.5 * factor)
-            init.normal_(module.patch_embedding.weight, std=std)
-            init.normal_(module.position_embedding.weight, std=std)
-        elif isinstance(module, SCMMAttention):
-            width, depth = module.config.hidden_size, max(module.config.num_hidden_layers, 1)
-            for projection in (module.q_proj, module.k_proj, module.v_proj):
-                init.normal_(projection.weight, std=width**-0.5 * (2 * depth) ** -0.5 * factor)
-            init.normal_(module.out_proj.weight, std=width**-0.5 * factor)
-        elif isinstance(module, SCMMMLP):
-            width, depth = module.config.hidden_size, max(module.config.num_hidden_layers, 1)
-            init.normal_(module.fc1.weight, std=(2 * width) ** -0.5 * factor)
-            init.normal_(module.fc2.weight, std=width**-0.5 * (2 * depth) ** -0.5 * factor)
+            std = module.config.hidden_size**-0.5 * module.config.initializer_factor
+            init.normal_(module.class_embedding, std=std)
         elif isinstance(module, SCMMModel):
-            init.normal_(module.text_projection.weight, std=module.text_projection.in_features**-0.5 * factor)
-            init.normal_(module.visual_projection.weight, std=module.visual_projection.in_features**-0.5 * factor)
             init.constant_(module.logit_scale, self.config.logit_scale_init_value)
 
     @classmethod
@@ -534,8 +534,11 @@ class SCMMModel(SCMMPreTrainedModel):
         super().__init__(config)
         self.text_model = SCMMTextModel._from_config(config.text_config)
         self.vision_model = SCMMVisionModel._from_config(config.vision_config)
-        self.visual_projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
-        self.text_projection = nn.Linear(config.text_config.hidden_size, config.projection_dim, bias=False)
+        image_width, text_width = config.vision_config.hidden_size, config.text_config.hidden_size
+        visual = nn.Linear(image_width, config.projection_dim, bias=False)
+        textual = nn.Linear(text_width, config.projection_dim, bias=False)
+        self.visual_projection = _with_std(visual, image_width**-0.5 * config.initializer_factor)
+        self.text_projection = _with_std(textual, text_width**-0.5 * config.initializer_factor)
         self.logit_scale = nn.Parameter(torch.tensor(float(config.logit_scale_init_value)))
         self.post_init()
 

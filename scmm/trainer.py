@@ -89,7 +89,7 @@ class SCMMTrainingArguments(TrainingArguments):
     metric_for_best_model: str | None = "rank1"
     greater_is_better: bool | None = True
     remove_unused_columns: bool = False
-    report_to: str | list[str] | None = "none"
+    report_to: None | str | list[str] = "none"
 
     def __post_init__(self):
         super().__post_init__()
@@ -215,11 +215,13 @@ class SCMMTrainer(Trainer):
                 f"{truncated} of {len(captions)} training captions are longer than "
                 f"{processor.tokenizer.model_max_length} tokens and are cut."
             )
-        paper_mode = "sew" in self.loss_function.weights and not {"itc", "sdm", "cmpm"} & set(self.loss_function.weights)
+        paper_mode = "sew" in self.loss_function.weights and not {"itc", "sdm", "cmpm"} & set(
+            self.loss_function.weights
+        )
         if paper_mode and not self._unwrapped_model().name_or_path:
             logger.warning(
-                "Sew calibration without an alignment loss starts from random weights here, where it tends to collapse: "
-                "start from a CLIP checkpoint or set align='itc'."
+                "Sew calibration without an alignment loss starts from random weights here, where it tends to "
+                "collapse: start from a CLIP checkpoint or set align='itc'."
             )
         return super().train(*args, **kwargs)
 

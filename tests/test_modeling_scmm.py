@@ -367,6 +367,32 @@ class TestForward:
         assert training_model.decoder.head.weight is training_model.get_input_embeddings().weight
 
 
+def test_random_weights_start_as_clips_do(tiny_config):
+    """Ten layers of each kind have CLIP's spread; transformers' default of 0.02 everywhere makes images all alike."""
+    tiny_config.text_config.num_hidden_layers = tiny_config.vision_config.num_hidden_layers = 10
+    tiny_config.text_config.initializer_factor = 2.0
+    torch.manual_seed(0)
+    model = SCMMModel(tiny_config)
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 10, "num_attention_heads": 2}
+    clip = CLIPModel(
+        CLIPConfig(
+            text_config={**tower, "vocab_size": 60, "max_position_embeddings": 12, "initializer_factor": 2.0},
+            vision_config={**tower, "image_size": 16, "patch_size": 4},
+            projection_dim=24,
+        )
+    )
+    of_towers = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2", "_embedding", "bias")
+    for tower_name in ("text_model.", "vision_model.", "text_projection", "visual_projection", "logit_scale"):
+        for pattern in of_towers if tower_name.endswith(".") else ("",):
+            ours, theirs = (
+                [w.flatten() for n, w in m.named_parameters() if n.startswith(tower_name) and pattern in n]
+                for m in (model, clip)
+            )
+            if ours:
+                power, expected = (torch.cat(weights).square().mean().item() for weights in (ours, theirs))
+                assert power == pytest.approx(expected, rel=0.35), (tower_name, pattern)
+
+
 def test_lora_adapters_train_save_and_load(training_model, tmp_path):
     peft = pytest.importorskip("peft")
     inputs = batch()

@@ -1,7 +1,7 @@
 """Embeds images and captions: each once, captions in batches of similar length, shared among processes."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,7 +80,7 @@ def encode_images(
     ```
     """
     loader = DataLoader(
-        _Pixels(images, processor, on_error is not None),  # ty: ignore[invalid-argument-type]
+        _Pixels(images, processor),
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=_stack,
@@ -89,7 +89,8 @@ def encode_images(
     with _inference(model), tqdm(total=len(images), desc="Embedding images", unit="img", disable=not progress) as bar:
         for pixels, errors in loader:
             for index, error in errors:
-                assert on_error is not None  # or the worker had raised
+                if on_error is None:
+                    raise error
                 on_error(index, error)
             if pixels is not None:
                 pixel_values = normalize_pixels(pixels.to(model.device), processor.image_processor)
@@ -212,7 +213,7 @@ def encode_dataset(
 
 
 @contextlib.contextmanager
-def _inference(model: torch.nn.Module) -> Iterator[None]:
+def _inference(model: torch.nn.Module) -> Generator[None]:
     """Inference and evaluation mode, the model's own mode restored at the end."""
     was_training = model.training
     model.eval()
@@ -232,16 +233,20 @@ class _Column(Sequence):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> str | bytes:
+    def __getitem__(self, index: int) -> str | bytes:  # ty: ignore[invalid-method-override]
         image = self.dataset[index]["image"]
         return image["path"] if image["bytes"] is None else image["bytes"]
 
 
 class _Pixels(torch.utils.data.Dataset):
-    def __init__(self, images: Sequence[ImageSource], processor: SCMMProcessor, keep_errors: bool):
+    """
+    The pixels of each image, or its position and the error: raised in a loader's worker, an error would come back with
+    the worker's traceback as its message.
+    """
+
+    def __init__(self, images: Sequence[ImageSource], processor: SCMMProcessor):
         self.images = images
         self.image_processor = processor.image_processor
-        self.keep_errors = keep_errors
 
     def __len__(self) -> int:
         return len(self.images)
@@ -250,8 +255,6 @@ class _Pixels(torch.utils.data.Dataset):
         try:
             return load_pixels(self.images[index], self.image_processor)
         except (ImageError, OSError) as error:
-            if not self.keep_errors:
-                raise
             return index, error
 
 

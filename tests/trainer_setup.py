@@ -1,0 +1,147 @@
+"""
+A trainer of a few thousand parameters on a few dolls, for the trainer's tests.
+
+Also a program, so that a test can kill it or run it in two processes:
+`trainer_setup.py train ROOT OUT [--kill-at STEP] [--resume]` and `trainer_setup.py gradients ROOT OUT`.
+"""
+
+import argparse
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import DatasetDict
+from safetensors.torch import save_file
+from torch import distributed as dist
+from transformers import TrainerCallback, set_seed
+
+from scmm import (
+    SCMMConfig,
+    SCMMForPreTraining,
+    SCMMProcessor,
+    SCMMTrainer,
+    SCMMTrainingArguments,
+    load_benchmark,
+)
+from scmm.data.paperdoll import render_paperdoll
+
+
+TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+def paperdoll_splits(root: Path) -> DatasetDict:
+    if not (root / "PaperDoll").exists():
+        sizes = {"train_identities": 6, "val_identities": 3, "test_identities": 0}
+        render_paperdoll(root, **sizes, image_size=(32, 16), num_workers=1, progress=False)
+    return load_benchmark("paperdoll", root)
+
+
+def build(
+    root: Path,
+    output_dir: Path,
+    *,
+    model: Any = None,
+    processor: SCMMProcessor | None = None,
+    image_size: list[int] | None = None,
+    vocab_size: int | None = None,
+    num_identities: int | None = None,
+    callbacks: list[TrainerCallback] | None = None,
+    **options: Any,
+) -> SCMMTrainer:
+    splits = paperdoll_splits(root)
+    if processor is None:
+        captions = [caption for captions in splits["train"]["captions"] for caption in captions]
+        processor = SCMMProcessor.from_captions(captions, image_size=(32, 16), vocab_size=600)
+    defaults = {"per_device_train_batch_size": 8, "learning_rate": 1e-3, "use_cpu": True, "disable_tqdm": True}
+    defaults.update(crop_padding=2, dataloader_pin_memory=False, save_strategy="epoch")
+    if "max_steps" in options and "eval_strategy" not in options:
+        defaults.update(eval_strategy="no", save_strategy="no", load_best_model_at_end=False)
+    args = SCMMTrainingArguments(str(output_dir), **{**defaults, **options})
+    if model is None:
+        text = processor.text_config_fields()
+        if vocab_size is not None:
+            text["vocab_size"] = vocab_size
+        identities = len(set(splits["train"]["person_id"])) if num_identities is None else num_identities
+        config = SCMMConfig(
+            text_config={**TOWER, **text},
+            vision_config={**TOWER, "image_size": image_size or [32, 16], "patch_size": 8},
+            decoder_config={**TOWER, "num_hidden_layers": 1},
+            projection_dim=24,
+            num_identities=identities if args.id_weight > 0 else 0,
+        )
+        set_seed(0)
+        model = SCMMForPreTraining(config)
+    return SCMMTrainer(model, args, splits["train"], splits["val"], processing_class=processor, callbacks=callbacks)
+
+
+class KillAt(TrainerCallback):
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train(root: Path, output_dir: Path, kill_at: int | None, resume: bool) -> None:
+    """Two epochs of six steps; a checkpoint every three."""
+    trainer = build(
+        root,
+        output_dir,
+        num_train_epochs=2,
+        eval_strategy="steps",
+        eval_steps=3,
+        save_strategy="steps",
+        save_steps=3,
+        logging_steps=3,
+        dataloader_num_workers=1,
+        erasing_probability=0.5,
+        callbacks=[KillAt(kill_at)] if kill_at else [],
+    )
+    trainer.train(resume_from_checkpoint=resume or None)
+    save_file(
+        {name: weight.contiguous() for name, weight in trainer.model.scmm.state_dict().items()},
+        output_dir / "final.safetensors",
+    )
+    timing = ("runtime", "per_second")
+    history = [
+        {name: value for name, value in entry.items() if not any(word in name for word in timing)}
+        for entry in trainer.state.log_history[:-1]
+    ]
+    (output_dir / "state.json").write_text(json.dumps({"best": trainer.state.best_metric, "history": history}))
+
+
+def gradients(root: Path, output_dir: Path) -> None:
+    """The gradients of one batch of eight; each of two processes has four of it."""
+    distributed = {"ddp_backend": "gloo"} if "WORLD_SIZE" in os.environ else {}
+    trainer = build(root, output_dir, id_weight=0.5, **distributed)
+    model = trainer.accelerator.prepare(trainer.model)
+    batch = trainer.data_collator([trainer.train_dataset[row] for row in range(0, 48, 6)])
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        share = slice(4 * dist.get_rank(), 4 * dist.get_rank() + 4)
+        batch = {name: tensor[share] for name, tensor in batch.items()}
+    trainer.compute_loss(model, batch).backward()
+    if trainer.is_world_process_zero():
+        output_dir.mkdir(exist_ok=True)
+        found = {name: weight.grad for name, weight in trainer.model.named_parameters() if weight.grad is not None}
+        save_file(
+            {name: gradient.contiguous() for name, gradient in found.items()}, output_dir / "gradients.safetensors"
+        )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("job", choices=["train", "gradients"])
+    parser.add_argument("root", type=Path)
+    parser.add_argument("output_dir", type=Path)
+    parser.add_argument("--kill-at", type=int)
+    parser.add_argument("--resume", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.job == "train":
+        train(options.root, options.output_dir, options.kill_at, options.resume)
+    else:
+        gradients(options.root, options.output_dir)
