@@ -62,7 +62,7 @@ def train(
     trainer.save_state()
     trainer.save_metrics("train", {**result.metrics, "selection_split": data.eval_split})
     for split in (data.eval_split, *({"test"} & set(splits) - {data.eval_split})):
-        metrics = trainer.evaluate(splits[split], metric_key_prefix=split)
+        metrics = trainer.evaluate(splits[split], metric_key_prefix=split)  # ty: ignore[invalid-argument-type]
         trainer.log_metrics(split, metrics)
         trainer.save_metrics(split, metrics)
     typer.echo(f"The best checkpoint by {args.metric_for_best_model} on {data.eval_split} is in {target}.")
@@ -85,7 +85,9 @@ def evaluate(
 
     splits = load_benchmark(dataset, data_root)
     if split not in splits:
-        raise ValueError(f"{dataset} in {data_root} has no split {split!r}, only {', '.join(sorted(splits))}.")
+        raise ValueError(
+            f"{dataset} in {data_root} has no split {split!r}, only {', '.join(sorted(map(str, splits)))}."
+        )
     model, processor = _load(checkpoint)
     captions = [caption for captions in splits[split]["captions"] for caption in captions]
     truncated = processor.count_truncated(captions)

@@ -78,6 +78,9 @@ class SCMMVisionConfig(PreTrainedConfig):
             Side of a square patch in pixels; it divides both sides of the image.
         hidden_size, intermediate_size, num_hidden_layers, num_attention_heads (`int`):
             The transformer's dimensions.
+        position_initializer_range (`float`, defaults to 0.02):
+            Standard deviation of random position embeddings. CLIP's 0.02 is small beside the patches: a model that
+            has only minutes to learn tells top from bottom sooner with a larger one.
 
     Raises:
         `huggingface_hub.errors.StrictDataclassError`: if the patch does not divide the image.
@@ -106,6 +109,7 @@ class SCMMVisionConfig(PreTrainedConfig):
     layer_norm_eps: float | int = 1e-5
     attention_dropout: float | int = 0.0
     initializer_range: float | int = 0.02
+    position_initializer_range: float | int = 0.02
     initializer_factor: float | int = 1.0
 
     def __post_init__(self, **kwargs):

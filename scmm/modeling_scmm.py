@@ -133,7 +133,8 @@ class SCMMVisionEmbeddings(nn.Module):
         self.class_embedding = nn.Parameter(torch.empty(width))
         patches = nn.Conv2d(config.num_channels, width, config.patch_size, stride=config.patch_size, bias=False)
         self.patch_embedding = _with_std(patches, std)
-        self.position_embedding = _with_std(nn.Embedding(1 + rows * columns, width), std)
+        position_std = config.position_initializer_range * config.initializer_factor
+        self.position_embedding = _with_std(nn.Embedding(1 + rows * columns, width), position_std)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         if list(pixel_values.shape[-2:]) != list(self.config.image_size):

@@ -12,6 +12,9 @@ from datasets import Dataset, DatasetDict
 from scmm.data.schema import FEATURES
 
 
+SPLITS = ("train", "val", "test")
+
+
 class BenchmarkError(ValueError):
     """A benchmark's folder or annotations are not as they should be; the message says what to do."""
 
@@ -138,8 +141,14 @@ def load_benchmark(name: str, root: str | os.PathLike) -> DatasetDict:
     columns: dict[str, dict[str, list]] = {}
     for number, record in enumerate(records):
         try:
-            split, person_id, captions = record["split"], int(record["id"]), list(record["captions"])
-            file_name = str(record[layout.path_key])
+            split, captions, file_name = record["split"], record["captions"], record[layout.path_key]
+            person_id = int(str(record["id"]))  # 7 and "7", but not 7.5
+            if split not in SPLITS:
+                raise ValueError(f"its split is {split!a}, not one of {SPLITS}")
+            if not isinstance(captions, list) or not all(map(_is_text, captions)):
+                raise ValueError(f"its captions are no list of texts: {captions!a}")
+            if not _is_text(file_name):
+                raise ValueError(f"its {layout.path_key} is no text: {file_name!a}")
             camera = layout.camera(file_name, record)
         except (KeyError, TypeError, ValueError) as error:
             reason = f"has no {error}" if isinstance(error, KeyError) else f"is not a record of {name}: {error}"
@@ -152,3 +161,8 @@ def load_benchmark(name: str, root: str | os.PathLike) -> DatasetDict:
         for column, value in zip(FEATURES, values, strict=True):
             rows[column].append(value)
     return DatasetDict({split: Dataset.from_dict(rows, features=FEATURES) for split, rows in columns.items()})
+
+
+def _is_text(value: object) -> bool:
+    """Whether a value can be stored as text: JSON can write halves of characters, which Arrow refuses."""
+    return isinstance(value, str) and not re.search(r"[\ud800-\udfff]", value)

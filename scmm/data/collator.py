@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset, Image
 
 from scmm.data.masking import mask_captions
+from scmm.data.schema import image_source
 from scmm.data.transforms import TrainingAugmentation, load_pixels, normalize_pixels
 from scmm.processing import SCMMProcessor, word_ids
 
@@ -153,10 +154,8 @@ class SCMMDataCollator:
         return batch
 
     def _pixels(self, item: dict[str, Any]) -> torch.Tensor:
-        image = item["image"]
-        if isinstance(image, dict):  # an undecoded datasets image
-            image = image["path"] if image["bytes"] is None else image["bytes"]
-        pixels = load_pixels(image, self.processor.image_processor)
+        source = image_source(item) if isinstance(item["image"], dict) else item["image"]
+        pixels = load_pixels(source, self.processor.image_processor)
         if self.augmentation is None:
             return pixels
         return self.augmentation(pixels, torch.Generator().manual_seed(_seed("image", item["seed"])))

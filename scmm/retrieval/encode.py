@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from scmm.data.schema import image_source
 from scmm.data.transforms import load_pixels, normalize_pixels
 from scmm.modeling_scmm import SCMMModel
 from scmm.processing import ImageError, ImageSource, SCMMProcessor
@@ -190,7 +191,7 @@ def encode_dataset(
 
     ```
     """
-    undecoded = dataset.select_columns("image").cast_column("image", Image(decode=False))
+    undecoded = dataset.select_columns(["image", "file_name"]).cast_column("image", Image(decode=False))
     captions_of_row = list(dataset["captions"])
     captions = [caption for captions in captions_of_row for caption in captions]
     person_ids = torch.tensor(list(dataset["person_id"]), dtype=torch.int64)
@@ -225,7 +226,7 @@ def _inference(model: torch.nn.Module) -> Generator[None]:
 
 
 class _Column(Sequence):
-    """The undecoded images of a data set, as paths or bytes."""
+    """The undecoded images of a data set, as paths or open files."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
@@ -233,9 +234,8 @@ class _Column(Sequence):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> str | bytes:  # ty: ignore[invalid-method-override]
-        image = self.dataset[index]["image"]
-        return image["path"] if image["bytes"] is None else image["bytes"]
+    def __getitem__(self, index: int) -> ImageSource:  # ty: ignore[incompatible-method-override]
+        return image_source(self.dataset[index])
 
 
 class _Pixels(torch.utils.data.Dataset):

@@ -2,8 +2,8 @@
 Rank-k, mAP and mINP of person search: exact, tie-safe and bounded in memory.
 
 The field's protocol: every query is ranked against the whole gallery, highest score first, and a gallery item is right
-when its person id equals the query's. All three figures depend on the ranks of the right items alone, so nothing is
-ever sorted in full: the items that score above each right one are counted, a chunk of queries at a time.
+when its person id equals the query's. All three figures depend on the ranks of the right items alone, so no ranking is
+built: a chunk of queries at a time, the scores are sorted without their indices, and the right items are looked up.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,10 +17,8 @@ Array = torch.Tensor | np.ndarray | Sequence
 # Matrix products of fewer rows go through other kernels, which round otherwise.
 _MIN_PRODUCT_ROWS = 64
 
-# Beyond this many right items per query, sorting a row once costs less than passing over it twice per right item.
-_MAX_COUNTED_POSITIVES = 16
-
-_SCORES_CHUNK_SIZE = 256
+# Scores held at a time: 16 MiB in float32. Many small chunks would be slower, above all on a busy machine.
+_CHUNK_SCORES = 2**22
 
 
 @torch.no_grad()
@@ -31,7 +29,7 @@ def retrieval_metrics(
     gallery_ids: Array,
     *,
     ks: Sequence[int] = (1, 5, 10),
-    chunk_size: int = 256,
+    chunk_size: int | None = None,
 ) -> dict[str, float]:
     """
     Rank-k, mAP and mINP of ranking the gallery by cosine similarity to each query.
@@ -42,7 +40,7 @@ def retrieval_metrics(
     rows that differ by rounding alone rank as the matrix product rounds them. Products of few rows round in another
     way, so small chunks are padded: with MKL, the chunk size then changes no bit of the result.
 
-    Memory beyond the embeddings: a normalized copy of the gallery or two, and `chunk_size` rows of scores.
+    Memory beyond the embeddings: normalized copies of them, and the scores of a chunk of queries twice.
 
     Source: the evaluation protocol of CUHK-PEDES, ICFG-PEDES and RSTPReid; the rule for ties is this project's.
 
@@ -58,8 +56,8 @@ def retrieval_metrics(
             Person id of each gallery item.
         ks (`Sequence[int]`, *optional*, defaults to `(1, 5, 10)`):
             The ranks k to report.
-        chunk_size (`int`, *optional*, defaults to 256):
-            Number of queries scored at a time.
+        chunk_size (`int`, *optional*):
+            Number of queries scored at a time; by default as many as make four million scores.
 
     Returns:
         `dict[str, float]`: `rank{k}` for each k, `mAP` and `mINP` in percent, means over the queries that have a right
@@ -90,22 +88,21 @@ def retrieval_metrics(
         raise ValueError(
             f"query_embeds and gallery_embeds must have the same width, got {queries.shape[1]} and {gallery.shape[1]}"
         )
-    if chunk_size < 1:
+    if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     device = queries.device
     exact = device.type != "cpu" or torch.float64 in (queries.dtype, gallery.dtype)
     dtype = torch.float64 if exact else torch.float32
-    gallery = (gallery / gallery_norms).to(device, dtype)
+    queries, gallery = (queries / query_norms).to(dtype), (gallery / gallery_norms).to(device, dtype)
     # A product may round the columns of identical rows differently, so each distinct row is multiplied once.
     distinct, place = gallery.unique(dim=0, return_inverse=True)
     has_twins = len(distinct) < len(gallery)
     factor = (distinct if has_twins else gallery).T
 
     def cosines(rows: torch.Tensor) -> torch.Tensor:
-        block = factor.new_zeros(max(len(rows), _MIN_PRODUCT_ROWS), len(factor))
-        block[: len(rows)] = queries[rows] / query_norms[rows]
+        padding = max(0, _MIN_PRODUCT_ROWS - len(rows))
         with torch.autocast(device.type, enabled=False):
-            scores = (block @ factor)[: len(rows)]
+            scores = (torch.nn.functional.pad(queries[rows], (0, 0, 0, padding)) @ factor)[: len(rows)]
         return scores[:, place] if has_twins else scores
 
     query_ids = _person_ids("query_ids", query_ids, len(queries), device)
@@ -166,7 +163,6 @@ def retrieval_metrics_from_scores(
         _person_ids("query_ids", query_ids, scores.shape[0], device),
         _person_ids("gallery_ids", gallery_ids, scores.shape[1], device),
         ks,
-        _SCORES_CHUNK_SIZE,
     )
 
 
@@ -175,7 +171,7 @@ def _metrics(
     query_ids: torch.Tensor,
     gallery_ids: torch.Tensor,
     ks: Sequence[int],
-    chunk_size: int,
+    chunk_size: int | None = None,
 ) -> dict[str, float]:
     """The figures of both public functions; `scores_of` gives the rows of scores of the queries with these indices."""
     if any(k < 1 for k in ks):
@@ -186,6 +182,7 @@ def _metrics(
     counts = torch.searchsorted(grouped_ids, query_ids, right=True) - starts
     matched = counts.nonzero().squeeze(1)
 
+    chunk_size = chunk_size or max(1, _CHUNK_SCORES // len(gallery_ids))
     best_ranks, average_precisions, inverse_penalties = [], [], []
     for rows in matched.split(chunk_size) if len(matched) else ():
         count = counts[rows, None]
@@ -216,24 +213,16 @@ def _ranks(scores: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     The ranks, from 1, of some columns in every row of scores: by score, descending, then by column.
 
     Args:
-        scores (`torch.Tensor` of shape `(rows, gallery_size)`): Scores, at least 32 bits wide.
+        scores (`torch.Tensor` of shape `(rows, gallery_size)`): Scores, without NaN.
         columns (`torch.Tensor` of shape `(rows, n)`): The columns to rank, for every row its own.
 
     Returns:
         `torch.Tensor` of shape `(rows, n)`: int64.
     """
     chosen = scores.gather(1, columns)
-    if columns.shape[1] <= _MAX_COUNTED_POSITIVES:
-        # Comparing into the scores' own type, then adding up in it, is several times faster than through bool.
-        holds = torch.empty_like(scores)
-        above = [torch.gt(scores, c[:, None], out=holds).sum(1, dtype=holds.dtype) for c in chosen.unbind(1)]
-        at_least = [torch.ge(scores, c[:, None], out=holds).sum(1, dtype=holds.dtype) for c in chosen.unbind(1)]
-        above, at_least = torch.stack(above, 1).long(), torch.stack(at_least, 1).long()
-    else:
-        ascending = _sort_rows(scores)
-        above = scores.shape[1] - torch.searchsorted(ascending, chosen, right=True)
-        at_least = scores.shape[1] - torch.searchsorted(ascending, chosen)
-
+    ascending = _sort_rows(scores)
+    above = scores.shape[1] - torch.searchsorted(ascending, chosen, right=True)
+    at_least = scores.shape[1] - torch.searchsorted(ascending, chosen)
     ranks = above + 1
     tied = (at_least > ranks).any(dim=1).nonzero().squeeze(1)
     if len(tied):
@@ -251,7 +240,7 @@ def _sort_rows(scores: torch.Tensor) -> torch.Tensor:
 
 
 def _wide_type(scores: torch.Tensor) -> torch.dtype:
-    """The type to compare scores in: no score loses anything, and a count of gallery items fits."""
+    """A type that holds these scores and that every step here can sort."""
     if not scores.is_floating_point():
         return torch.int64
     return torch.promote_types(scores.dtype, torch.float32)

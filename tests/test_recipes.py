@@ -1,0 +1,272 @@
+"""Recipes: what a file may say, what it is told when it is wrong, and the run that comes of it."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
+
+from scmm import SCMMProcessor, SCMMTrainer
+from scmm.data.paperdoll import export_paperdoll, render_paperdoll
+from scmm.recipes import RecipeError, build_trainer, parse_recipe, read_recipe
+
+
+VALUES = {"dataset": "paperdoll", "data_root": "data", "preset": "tiny", "output_dir": "run", "use_cpu": True}
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text: str | bytes) -> Path:
+        path = tmp_path / "mine.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+@pytest.fixture
+def recipe(paperdoll_root, tmp_path):
+    """Parses a recipe for the tiny PaperDoll; `None` leaves a value out."""
+
+    def recipe(**values):
+        values = {**VALUES, "data_root": paperdoll_root, "output_dir": tmp_path / "run", **values}
+        return parse_recipe({key: value for key, value in values.items() if value is not None})
+
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Path:
+    """The folder of a tiny CLIP with its tokenizer and image processor."""
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = SCMMProcessor.from_captions(["a man in a red coat"] * 3).tokenizer
+    CLIPImageProcessorPil(image_mean=[0.5, 0.4, 0.3], size={"shortest_edge": 16}).save_pretrained(folder)
+    tower = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {
+        **tower,
+        "vocab_size": len(tokenizer) - 1,
+        "max_position_embeddings": 40,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {**tower, "image_size": 16, "patch_size": 8}
+    torch.manual_seed(0)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
+    # A tokenizer as CLIP's own, which knows no mask token.
+    vocab = {token: index for token, index in tokenizer.get_vocab().items() if token != tokenizer.mask_token}
+    merges = [tuple(pair) for pair in json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]]
+    CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=40).save_pretrained(folder)
+    return folder
+
+
+class TestParse:
+    def test_values_reach_their_groups(self):
+        data, model, args = parse_recipe({**VALUES, "eval_split": "test", "image_size": [64, 32], "margin_max": 0.9})
+        assert (data.dataset, data.data_root, data.eval_split) == ("paperdoll", "data", "test")
+        assert (model.preset, model.model_name_or_path, model.image_size) == ("tiny", None, [64, 32])
+        assert (args.output_dir, args.margin_max, args.margin_min) == ("run", 0.9, 0.1)
+
+    @pytest.mark.parametrize(
+        "key, advice",
+        [
+            ("learningrate", " Did you mean 'learning_rate'?"),
+            ("marginmin", " Did you mean 'margin_min'?"),
+            ("modelname_or_path", " Did you mean 'model_name_or_path'?"),
+            ("qqq", ""),
+            (3, ""),
+            (None, ""),
+        ],
+    )
+    def test_an_unknown_key(self, key, advice):
+        with pytest.raises(RecipeError) as error:
+            parse_recipe({**VALUES, key: 1}, source="mine.yaml")
+        assert str(error.value) == f"mine.yaml: unknown key {key!r}.{advice}"
+
+    @pytest.mark.parametrize("key", ["dataset", "data_root"])
+    def test_a_missing_key(self, key):
+        values = {name: value for name, value in VALUES.items() if name != key}
+        with pytest.raises(RecipeError, match=f"mine.yaml: the key '{key}' is missing"):
+            parse_recipe(values, source="mine.yaml")
+
+    @pytest.mark.parametrize(
+        "values, message",
+        [
+            ({"learning_rate": "fast"}, "learning_rate must be float, got 'fast'"),
+            ({"learning_rate": None}, "learning_rate must be float, got None"),
+            ({"learning_rate": True}, "learning_rate must be float, got True"),
+            ({"seed": 1.5}, "seed must be int, got 1.5"),
+            ({"seed": "1"}, "seed must be int, got '1'"),
+            ({"max_length": "long"}, r"max_length must be int \| None, got 'long'"),
+            ({"image_size": 128}, r"image_size must be list\[int\] \| None, got 128"),
+            ({"image_size": [128, "x"]}, r"image_size must be list\[int\] \| None, got \[128, 'x'\]"),
+            ({"whole_word_masking": "yes"}, "whole_word_masking must be bool, got 'yes'"),
+            ({"preset": 3}, r"preset must be str \| None, got 3"),
+            ({"learning_rate_multipliers": [5]}, r"learning_rate_multipliers must be dict \| None, got \[5\]"),
+        ],
+    )
+    def test_a_wrong_type(self, values, message):
+        with pytest.raises(RecipeError, match=f"mine.yaml: {message}"):
+            parse_recipe({**VALUES, **values}, source="mine.yaml")
+
+    @pytest.mark.parametrize(
+        "values, message",
+        [
+            ({"margin_min": 0.5, "margin_max": 0.4}, r"margin_min \(0.5\) must not exceed margin_max \(0.4\)"),
+            ({"mining": "easy"}, "mining must be one of .*'easy'"),
+            ({"align": "clip"}, "align must be one of .*'clip'"),
+            ({"mask_probability": 1.5}, "mask_probability must lie in .*1.5"),
+            ({"erasing_probability": -0.1}, "erasing_probability must lie in .*-0.1"),
+            ({"crop_padding": -1}, "crop_padding must not be negative, got -1"),
+            ({"mask_probability": 0}, "Set mcm_weight to 0 as well"),
+            ({"image_size": [128]}, r"image_size is \[height, width\], got \[128\]"),
+            ({"model_name_or_path": "clip"}, "either preset or model_name_or_path"),
+            ({"preset": None}, "either preset or model_name_or_path"),
+            ({"eval_strategy": "never"}, "never"),
+        ],
+    )
+    def test_a_value_out_of_range(self, values, message):
+        with pytest.raises(RecipeError, match=f"mine.yaml: .*{message}"):
+            parse_recipe({**VALUES, **values}, source="mine.yaml")
+
+
+class TestRead:
+    TEXT = "dataset: paperdoll\ndata_root: data\npreset: tiny\noutput_dir: run\nuse_cpu: true\nseed: 5\n"
+
+    @pytest.mark.parametrize("number, value", [("1e-4", 1e-4), ("1.0e-4", 1e-4), ("0.5", 0.5), ("1", 1)])
+    def test_every_way_to_write_a_number(self, write, number, value):
+        _, _, args = read_recipe(write(f"{self.TEXT}learning_rate: {number}"))
+        assert args.learning_rate == value and not isinstance(args.learning_rate, str)
+
+    def test_overrides(self, write, tmp_path):
+        path = write(self.TEXT)
+        data, _, args = read_recipe(path, data_root=tmp_path, output_dir=None, seed=0)
+        assert (data.data_root, args.output_dir, args.seed) == (str(tmp_path), "run", 0)
+        assert read_recipe(str(path))[2].seed == 5
+
+    @pytest.mark.parametrize(
+        "text, message",
+        [
+            ("a: [1, 2\nb: 3", "is not YAML: .*line 2"),
+            ("a: b: c", "is not YAML: .*line 1"),
+            ("when: 2024-99-99", "is not YAML: .*month"),
+            (b"a: \xff", "is not YAML: .*utf-8"),
+            ("!!python/object/apply:os.getcwd []", "is not YAML: .*python/object"),
+            ("", "must be a list of `key: value` lines"),
+            ("just text", "must be a list of `key: value` lines"),
+            ("- a\n- b", "must be a list of `key: value` lines"),
+        ],
+    )
+    def test_what_is_no_recipe(self, write, text, message):
+        with pytest.raises(RecipeError, match=rf"mine\.yaml {message}") as error:
+            read_recipe(write(text))
+        assert "\n" not in str(error.value)
+
+    def test_errors_name_the_file(self, write):
+        path = write(f"{self.TEXT}learning: 1")
+        with pytest.raises(RecipeError, match=f"{path}: unknown key 'learning'"):
+            read_recipe(path)
+
+    def test_no_file(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"none\.yaml"):
+            read_recipe(tmp_path / "none.yaml")
+
+
+class TestBuild:
+    def test_from_a_preset(self, recipe, paperdoll):
+        trainer, splits = build_trainer(recipe(image_size=[32, 16], max_length=30, decoder_layers=2, seed=4))
+        assert isinstance(trainer, SCMMTrainer)
+        assert {split: rows.num_rows for split, rows in splits.items()} == {"train": 24, "val": 12, "test": 16}
+        assert len(trainer.train_dataset) == 48 and trainer.eval_dataset.num_rows == 12
+        processor, config = trainer.processing_class, trainer.model.config
+        captions = [caption for captions in paperdoll["train"]["captions"] for caption in captions]
+        assert processor.caption_quality.num_captions == len(captions)
+        assert config.text_config.vocab_size == len(processor.tokenizer)
+        assert config.text_config.max_position_embeddings == processor.tokenizer.model_max_length == 30
+        assert config.vision_config.image_size == [32, 16]
+        assert len(trainer.model.decoder.layers) == 2 and config.num_identities == 0
+        assert trainer.model.num_parameters() < 5_000_000
+
+    def test_the_batches_fit_the_model(self, recipe):
+        trainer, _ = build_trainer(recipe(image_size=[32, 16], id_weight=0.5, per_device_train_batch_size=4))
+        loss = trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader())))
+        assert torch.isfinite(loss) and trainer.model.config.num_identities == 6
+
+    def test_the_seed_sets_the_weights(self, recipe):
+        def weights(seed: int) -> torch.Tensor:
+            return build_trainer(recipe(image_size=[32, 16], seed=seed))[0].model.scmm.visual_projection.weight
+
+        assert torch.equal(weights(1), weights(1)) and not torch.equal(weights(1), weights(2))
+
+    def test_from_clip(self, recipe, clip):
+        trainer, _ = build_trainer(
+            recipe(preset=None, model_name_or_path=clip, image_size=[32, 16], max_length=20, decoder_layers=1)
+        )
+        state, processor = load_file(clip / "model.safetensors"), trainer.processing_class
+        name = "vision_model.encoder.layers.0.mlp.fc1.weight"
+        assert torch.equal(trainer.model.scmm.state_dict()[name], state[name])
+        assert trainer.model.config.vision_config.image_size == [32, 16]
+        assert processor.image_processor.size == {"height": 32, "width": 16}
+        assert list(processor.image_processor.image_mean) == [0.5, 0.4, 0.3]
+        assert processor.tokenizer.model_max_length == 20
+        assert processor.tokenizer.mask_token_id == trainer.model.config.text_config.mask_token_id
+        assert processor.caption_quality.is_fitted and len(trainer.model.decoder.layers) == 1
+        assert torch.isfinite(trainer.compute_loss(trainer.model, next(iter(trainer.get_train_dataloader()))))
+
+    def test_clip_takes_no_longer_captions(self, recipe, clip):
+        with pytest.raises(RecipeError, match=rf"{clip} cannot be used: it takes 40 tokens.*max_length cannot be 41"):
+            build_trainer(recipe(preset=None, model_name_or_path=clip, max_length=41))
+
+    def test_from_an_scmm_checkpoint(self, recipe, checkpoint):
+        trainer, _ = build_trainer(recipe(preset=None, model_name_or_path=checkpoint, quality_measure="length"))
+        state = load_file(checkpoint / "model.safetensors")
+        assert all(torch.equal(tensor, state[name]) for name, tensor in trainer.model.scmm.state_dict().items())
+        assert trainer.processing_class.caption_quality.measure == "length"
+        for values in ({"image_size": [64, 32]}, {"max_length": 20}):
+            with pytest.raises(RecipeError, match="image_size and max_length cannot be changed"):
+                build_trainer(recipe(preset=None, model_name_or_path=checkpoint, **values))
+
+    def test_other_people_get_a_classifier_of_their_own(self, recipe, checkpoint, tmp_path):
+        trainer, _ = build_trainer(recipe(preset=None, model_name_or_path=checkpoint, id_weight=1.0))
+        trainer.save_model(tmp_path / "six")
+        again, _ = build_trainer(recipe(preset=None, model_name_or_path=tmp_path / "six", id_weight=1.0))
+        assert torch.equal(again.model.id_classifier.weight, trainer.model.id_classifier.weight)
+        people = {"train_identities": 2, "val_identities": 1, "test_identities": 0}
+        render_paperdoll(tmp_path, image_size=(32, 16), num_workers=1, progress=False, **people)
+        other, _ = build_trainer(
+            recipe(preset=None, model_name_or_path=tmp_path / "six", id_weight=1.0, data_root=tmp_path)
+        )
+        assert other.model.id_classifier.weight.shape == (2, 8)
+        assert torch.equal(other.model.decoder.head.weight, trainer.model.decoder.head.weight)
+
+    def test_a_missing_split_is_named(self, recipe, paperdoll_root, tmp_path):
+        with pytest.raises(RecipeError, match=r"has no split 'dev', only \['test', 'train', 'val'\]: set eval_split"):
+            build_trainer(recipe(eval_split="dev"))
+        export_paperdoll(paperdoll_root, tmp_path, "icfg-pedes")
+        with pytest.raises(RecipeError, match=r"icfg-pedes in .* has no split 'val', only \['test', 'train'\]"):
+            build_trainer(recipe(dataset="icfg-pedes", data_root=tmp_path))
+
+    def test_what_is_no_model(self, recipe, checkpoint, tmp_path):
+        for config, message in [
+            (None, "model_type"),
+            ('{"model_type": "bert"}', "it is a 'bert' checkpoint"),
+            ("{", "JSON"),
+        ]:
+            folder = tmp_path / message
+            folder.mkdir()
+            if config is not None:
+                (folder / "config.json").write_text(config)
+            with pytest.raises(RecipeError, match=f"{folder} cannot be used: .*{message}"):
+                build_trainer(recipe(preset=None, model_name_or_path=folder))
+        shutil.copytree(checkpoint, tmp_path / "cut")
+        os.truncate(tmp_path / "cut" / "model.safetensors", 20_000)
+        with pytest.raises(RecipeError, match=f"{tmp_path / 'cut'} cannot be used: .*deserializing"):
+            build_trainer(recipe(preset=None, model_name_or_path=tmp_path / "cut"))
+
+    def test_an_unknown_preset(self, recipe):
+        with pytest.raises(ValueError, match="no preset 'huge'; choose one of"):
+            build_trainer(recipe(preset="huge"))
