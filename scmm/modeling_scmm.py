@@ -106,7 +106,7 @@ def _with_std(module: nn.Module, std: float) -> Any:
     calls `_init_weights` on modules of other packages only where they have parameters of their own: a rule for the
     attention block around its projections would never run.
     """
-    module.initializer_std = std  # ty: ignore[unresolved-attribute]
+    module.initializer_std = std
     return module
 
 
@@ -722,8 +722,8 @@ class SCMMForPreTraining(SCMMPreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.decoder.head
 
-    def set_output_embeddings(self, value: nn.Module):
-        self.decoder.head = value
+    def set_output_embeddings(self, new_embeddings: nn.Module):
+        self.decoder.head = new_embeddings
 
     @can_return_tuple
     def forward(

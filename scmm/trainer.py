@@ -40,6 +40,7 @@ class SCMMTrainingArguments(TrainingArguments):
         whole_word_masking (`bool`, defaults to `False`): masks whole words.
         mask_global_branch (`bool`, defaults to `False`): lets the global branch see the masked caption.
         flip_probability, crop_padding, erasing_probability: see [`~scmm.data.transforms.TrainingAugmentation`].
+        cache_images (`bool`, defaults to `False`): see [`SCMMDataCollator`].
         learning_rate_multipliers (`dict[str, float]`, *optional*):
             Factors on the learning rate of modules, by the module's name, such as `{"decoder": 5.0}` for what is newly
             initialized.
@@ -77,6 +78,7 @@ class SCMMTrainingArguments(TrainingArguments):
     flip_probability: float = field(default=0.5, metadata={"help": "How often to mirror an image."})
     crop_padding: int = field(default=10, metadata={"help": "Pixels to pad before the random crop."})
     erasing_probability: float = field(default=0.0, metadata={"help": "How often to erase a rectangle."})
+    cache_images: bool = field(default=False, metadata={"help": "Keep resized images in memory."})
     learning_rate_multipliers: dict | None = field(
         default=None, metadata={"help": "Factors on the learning rate by module name."}
     )
@@ -168,9 +170,15 @@ class SCMMTrainer(Trainer):
 
     loss_is_scaled_for_ga = False  # the loss is a mean over the batch
 
+    # Narrower than what transformers declares.
+    model: Any
+    args: SCMMTrainingArguments
+    train_dataset: CaptionItems
+    processing_class: SCMMProcessor
+
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         args: SCMMTrainingArguments,
         train_dataset: Any = None,
         eval_dataset: Any = None,
@@ -189,6 +197,7 @@ class SCMMTrainer(Trainer):
             mask_probability=args.mask_probability if args.mcm_weight > 0 or args.mask_global_branch else 0.0,
             whole_word_masking=args.whole_word_masking,
             mask_global_branch=args.mask_global_branch,
+            cache_images=args.cache_images,
         )
         kwargs.setdefault("data_collator", collator)
         super().__init__(
@@ -301,7 +310,7 @@ class SCMMTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Retrieval metrics, text to image; the loader only says which data set."""
-        dataset = dataloader.dataset
+        dataset: Any = dataloader.dataset
         with self.compute_loss_context_manager():
             encoded = encode_dataset(
                 self._unwrapped_model().scmm,
@@ -365,7 +374,7 @@ def _mean_pairwise_cosine(embeds: Tensor) -> Tensor:
     return (rows.sum(0).square().sum() - count) / max(count * (count - 1), 1)
 
 
-def _check_fit(model: nn.Module, processor: SCMMProcessor, train_dataset: Any, args: SCMMTrainingArguments) -> None:
+def _check_fit(model: Any, processor: SCMMProcessor, train_dataset: Any, args: SCMMTrainingArguments) -> None:
     if not hasattr(model, "scmm"):
         raise ValueError(f"SCMMTrainer trains SCMMForPreTraining, got {type(model).__name__}.")
     config = model.config

@@ -123,9 +123,7 @@ def _draw_hit(row: Image.Image, left: int, top: int, rank: int, hit: Hit) -> Non
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> Iterator[str]:
     """Lines no wider than a width in pixels, the last one ending in an ellipsis where the text goes on."""
-    # Line breaks and what cannot be encoded would stop the font engine or spoil the layout.
-    printable = "".join(char if char.isprintable() else " " for char in text)
-    words = printable.split()
+    words = text.split()
     for number in range(1, _MAX_QUERY_LINES + 1):
         line = ""
         while words and font.getlength(f"{line} {words[0]}".lstrip()) <= width:

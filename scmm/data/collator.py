@@ -87,6 +87,9 @@ class SCMMDataCollator:
         mask_global_branch (`bool`, defaults to `False`):
             Gives the masked caption to the global branch too, which separates masking as augmentation from the
             masked caption modeling loss.
+        cache_images (`bool`, defaults to `False`):
+            Keeps resized images in memory (3 bytes a pixel, in each loading process), so that later epochs do not
+            decode them again.
 
     Example:
 
@@ -110,12 +113,14 @@ class SCMMDataCollator:
         mask_probability: float = 0.15,
         whole_word_masking: bool = False,
         mask_global_branch: bool = False,
+        cache_images: bool = False,
     ):
         self.processor = processor
         self.augmentation = augmentation
         self.mask_probability = mask_probability
         self.whole_word_masking = whole_word_masking
         self.mask_global_branch = mask_global_branch
+        self.cache: dict[str, torch.Tensor] | None = {} if cache_images else None
         tokenizer = processor.tokenizer
         special = set(tokenizer.all_special_ids)
         self.ordinary_ids = torch.tensor([token for token in range(len(tokenizer)) if token not in special])
@@ -155,7 +160,12 @@ class SCMMDataCollator:
 
     def _pixels(self, item: dict[str, Any]) -> torch.Tensor:
         source = image_source(item) if isinstance(item["image"], dict) else item["image"]
-        pixels = load_pixels(source, self.processor.image_processor)
+        if self.cache is None or not isinstance(source, str):
+            pixels = load_pixels(source, self.processor.image_processor)
+        else:
+            if source not in self.cache:
+                self.cache[source] = load_pixels(source, self.processor.image_processor)
+            pixels = self.cache[source]
         if self.augmentation is None:
             return pixels
         return self.augmentation(pixels, torch.Generator().manual_seed(_seed("image", item["seed"])))

@@ -210,6 +210,15 @@ class TestReproducibility:
         batch = collator([item, {**item, "seed": item["seed"] + 1}])
         assert not torch.equal(*batch["pixel_values"])
 
+    def test_cached_images_are_the_same_and_are_not_read_again(self, own_items, processor, collator, monkeypatch):
+        cached = SCMMDataCollator(processor, collator.augmentation, cache_images=True)
+        rows = [own_items[index] for index in range(8)]
+        assert_same_batch(cached(rows), collator(rows))
+        monkeypatch.setattr("scmm.data.collator.load_pixels", None)  # calling it would fail
+        assert_same_batch(cached(rows), cached(rows))
+        with pytest.raises(TypeError):
+            collator(rows)
+
     def test_workers_make_no_difference(self, own_items, collator):
         alone = DataLoader(own_items, batch_size=10, collate_fn=collator)
         shared = DataLoader(own_items, batch_size=10, collate_fn=collator, num_workers=2, persistent_workers=True)
