@@ -181,22 +181,23 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
         "projection_dim": 128,
         "text_config": {
-            "hidden_size": 128,
-            "intermediate_size": 512,
-            "num_hidden_layers": 3,
+            "hidden_size": 96,
+            "intermediate_size": 384,
+            "num_hidden_layers": 2,
             "num_attention_heads": 4,
         },
         "vision_config": {
-            "image_size": [128, 64],
+            "image_size": [64, 32],
             "patch_size": 8,
             "hidden_size": 128,
             "intermediate_size": 512,
             "num_hidden_layers": 4,
             "num_attention_heads": 4,
+            "position_initializer_range": 0.3,
         },
         "decoder_config": {
-            "hidden_size": 128,
-            "intermediate_size": 512,
+            "hidden_size": 96,
+            "intermediate_size": 384,
             "num_hidden_layers": 1,
             "num_attention_heads": 4,
         },
@@ -225,7 +226,7 @@ class SCMMConfig(PreTrainedConfig):
     >>> from scmm import SCMMConfig
     >>> config = SCMMConfig.from_preset("tiny", projection_dim=64)
     >>> config.vision_config.image_size, config.projection_dim
-    ([128, 64], 64)
+    ([64, 32], 64)
 
     ```
     """
@@ -259,7 +260,7 @@ class SCMMConfig(PreTrainedConfig):
         The configuration of a named preset.
 
         Args:
-            name (`str`): `"tiny"` (1 M parameters, 128x64) or `"base"` (CLIP ViT-B/16 at 384x128).
+            name (`str`): `"tiny"` (1 M parameters, 64x32) or `"base"` (CLIP ViT-B/16 at 384x128).
             **overrides: fields to change; a dict for a sub-configuration changes only the keys that it has.
 
         Raises:
@@ -270,7 +271,7 @@ class SCMMConfig(PreTrainedConfig):
         ```python
         >>> from scmm import SCMMConfig
         >>> SCMMConfig.from_preset("tiny", text_config={"vocab_size": 1000}).text_config.hidden_size
-        128
+        96
 
         ```
         """

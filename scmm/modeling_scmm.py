@@ -411,7 +411,7 @@ class SCMMTextModel(SCMMPreTrainedModel):
     >>> from scmm.modeling_scmm import SCMMTextModel
     >>> tower = SCMMTextModel(SCMMConfig.from_preset("tiny").text_config).eval()
     >>> tower(torch.tensor([[49406, 320, 2533, 49407]])).pooler_output.shape
-    torch.Size([1, 128])
+    torch.Size([1, 96])
 
     ```
     """
@@ -472,8 +472,8 @@ class SCMMVisionModel(SCMMPreTrainedModel):
     >>> from scmm import SCMMConfig
     >>> from scmm.modeling_scmm import SCMMVisionModel
     >>> tower = SCMMVisionModel(SCMMConfig.from_preset("tiny").vision_config).eval()
-    >>> tower(torch.zeros(2, 3, 128, 64)).last_hidden_state.shape  # the class token and 16 x 8 patches
-    torch.Size([2, 129, 128])
+    >>> tower(torch.zeros(2, 3, 64, 32)).last_hidden_state.shape  # the class token and 8 x 4 patches
+    torch.Size([2, 33, 128])
 
     ```
     """
@@ -520,7 +520,7 @@ class SCMMModel(SCMMPreTrainedModel):
     >>> from scmm import SCMMConfig, SCMMModel
     >>> model = SCMMModel(SCMMConfig.from_preset("tiny")).eval()
     >>> with torch.inference_mode():
-    ...     images = model.get_image_features(torch.zeros(2, 3, 128, 64)).pooler_output
+    ...     images = model.get_image_features(torch.zeros(2, 3, 64, 32)).pooler_output
     ...     captions = model.get_text_features(torch.tensor([[49406, 320, 2533, 49407]])).pooler_output
     >>> torch.nn.functional.cosine_similarity(captions, images).shape
     torch.Size([2])
@@ -694,7 +694,7 @@ class SCMMForPreTraining(SCMMPreTrainedModel):
     >>> captions = torch.tensor([[49406, 320, 2533, 49407]])
     >>> masked, labels = captions.clone(), torch.full_like(captions, -100)
     >>> masked[0, 2], labels[0, 2] = 49408, 2533
-    >>> output = model(captions, torch.zeros(1, 3, 128, 64), mcm_input_ids=masked, mcm_labels=labels)
+    >>> output = model(captions, torch.zeros(1, 3, 64, 32), mcm_input_ids=masked, mcm_labels=labels)
     >>> output.text_embeds.shape, output.mcm_logits.shape
     (torch.Size([1, 128]), torch.Size([1, 49409]))
 
@@ -709,6 +709,8 @@ class SCMMForPreTraining(SCMMPreTrainedModel):
         self.decoder = SCMMDecoder(config.decoder_config, config.text_config, config.vision_config)
         if config.decoder_config.hidden_size != config.text_config.hidden_size:
             self._tied_weights_keys = {}
+        else:  # what the trainer expects to miss when it loads a checkpoint back
+            self._keys_to_ignore_on_save = list(self._tied_weights_keys)
         if config.num_identities:
             self.id_classifier = nn.Linear(config.projection_dim, config.num_identities)
         self.post_init()

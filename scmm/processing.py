@@ -233,7 +233,7 @@ class SCMMProcessor(ProcessorMixin):
         cls,
         captions: Iterable[str],
         *,
-        image_size: tuple[int, int] = (128, 64),
+        image_size: tuple[int, int] = (64, 32),
         vocab_size: int = 8192,
         max_length: int = 77,
         min_frequency: int = 2,
@@ -248,7 +248,7 @@ class SCMMProcessor(ProcessorMixin):
 
         Args:
             captions (iterable of `str`): The training captions.
-            image_size (`tuple[int, int]`, *optional*, defaults to `(128, 64)`): Height and width in pixels.
+            image_size (`tuple[int, int]`, *optional*, defaults to `(64, 32)`): Height and width in pixels.
             vocab_size (`int`, *optional*, defaults to 8192): Largest size of the vocabulary, special tokens included.
             max_length (`int`, *optional*, defaults to 77): Tokens at which a caption is cut, special tokens included.
             min_frequency (`int`, *optional*, defaults to 2): How often a pair has to occur to be merged.

@@ -155,13 +155,14 @@ class SCMMTrainer(Trainer):
     ...     _ = render_paperdoll(root, train_identities=4, val_identities=2, test_identities=0, progress=False)
     ...     splits = load_benchmark("paperdoll", root)
     ...     captions = [caption for captions in splits["train"]["captions"] for caption in captions]
-    ...     processor = SCMMProcessor.from_captions(captions, image_size=(128, 64))
+    ...     processor = SCMMProcessor.from_captions(captions)
     ...     config = SCMMConfig.from_preset("tiny", text_config=processor.text_config_fields())
     ...     args = SCMMTrainingArguments(f"{root}/run", max_steps=1, disable_tqdm=True, use_cpu=True)
     ...     trainer = SCMMTrainer(
     ...         SCMMForPreTraining(config), args, splits["train"], splits["val"], processing_class=processor
     ...     )
     ...     trained = trainer.train()
+    {...}
     >>> trained.global_step
     1
 

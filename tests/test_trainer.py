@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -83,9 +84,12 @@ def test_evaluation_is_the_protocol_and_embeds_everything_once(data_root, tmp_pa
     assert metrics["eval_num_queries"] == len(captions)
 
 
-def test_the_best_checkpoint_is_kept(data_root, tmp_path):
+def test_the_best_checkpoint_is_kept(data_root, tmp_path, caplog):
     trainer = build(data_root, tmp_path, num_train_epochs=3, save_total_limit=5)
+    logging.getLogger("transformers").addHandler(caplog.handler)
     trainer.train()
+    logging.getLogger("transformers").removeHandler(caplog.handler)
+    assert "missing keys" not in caplog.text, "the tied head is not missing"
     rank1 = [entry["eval_rank1"] for entry in trainer.state.log_history if "eval_rank1" in entry]
     assert len(rank1) == 3 and trainer.state.best_metric == max(rank1)
     best = load_file(Path(trainer.state.best_model_checkpoint) / "model.safetensors")

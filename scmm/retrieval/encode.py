@@ -73,7 +73,7 @@ def encode_images(
     >>> from PIL import Image
     >>> from scmm import SCMMConfig, SCMMModel, SCMMProcessor
     >>> from scmm.retrieval.encode import encode_images
-    >>> processor = SCMMProcessor.from_captions(["a man in a red coat"] * 3, image_size=(128, 64))
+    >>> processor = SCMMProcessor.from_captions(["a man in a red coat"] * 3)
     >>> model = SCMMModel(SCMMConfig.from_preset("tiny"))
     >>> encode_images(model, processor, [Image.new("RGB", (60, 160))]).shape
     torch.Size([1, 128])

@@ -93,7 +93,8 @@ def retrieval_metrics(
     device = queries.device
     exact = device.type != "cpu" or torch.float64 in (queries.dtype, gallery.dtype)
     dtype = torch.float64 if exact else torch.float32
-    queries, gallery = (queries / query_norms).to(dtype), (gallery / gallery_norms).to(device, dtype)
+    queries = queries.to(dtype) / query_norms.to(dtype)
+    gallery = gallery.to(device, dtype) / gallery_norms.to(device, dtype)
     # A product may round the columns of identical rows differently, so each distinct row is multiplied once.
     distinct, place = gallery.unique(dim=0, return_inverse=True)
     has_twins = len(distinct) < len(gallery)
@@ -266,9 +267,10 @@ def _embeddings(name: str, values: Array) -> tuple[torch.Tensor, torch.Tensor]:
     if embeds.device.type == "mps":
         embeds = embeds.cpu()  # it has no float64
     norms = torch.linalg.vector_norm(embeds, dim=1, keepdim=True, dtype=torch.float64)
-    if not norms.isfinite().all():
-        row = int((~norms.isfinite()).nonzero()[0, 0])
-        raise ValueError(f"{name}[{row}] holds NaN, infinity or numbers too large to square: check the model's output")
+    usable = norms <= torch.finfo(torch.float32).max
+    if not usable.all():
+        row = int((~usable).nonzero()[0, 0])
+        raise ValueError(f"{name}[{row}] holds NaN, infinity or numbers beyond float32: check the model's output")
     return embeds, norms.masked_fill(norms == 0, 1)
 
 

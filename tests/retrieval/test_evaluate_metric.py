@@ -19,6 +19,7 @@ def rows():
     generator = torch.Generator().manual_seed(0)
     embeddings = torch.randn(60, 8, generator=generator)
     embeddings[40:50] = embeddings[30:40]  # ties
+    embeddings[50:] = embeddings[20:30] + 1e-4 * torch.randn(10, 8, generator=generator)  # apart in float32 alone
     person_ids = torch.randint(12, (60,), generator=generator)
     is_query = torch.rand(60, generator=generator) < 0.4
     return {"embeddings": embeddings, "person_ids": person_ids, "is_query": is_query}

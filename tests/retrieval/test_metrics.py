@@ -286,6 +286,7 @@ def test_never_holds_more_than_a_chunk_of_scores(monkeypatch):
         ({"gallery_embeds": [["a"]]}, "gallery_embeds must be a tensor, an array or a list of numbers"),
         ({"query_embeds": torch.tensor([[1.0, 2, 3], [1, float("nan"), 3]])}, r"query_embeds\[1\] holds NaN"),
         ({"gallery_embeds": torch.full((4, 3), torch.inf)}, r"gallery_embeds\[0\] holds NaN, infinity"),
+        ({"gallery_embeds": torch.full((4, 3), 3e38)}, r"gallery_embeds\[0\] holds .* numbers beyond float32"),
         ({"query_ids": [1, 2, 3]}, r"query_ids must hold one person id per row: expected shape \(2,\), got \(3,\)"),
         ({"gallery_ids": [[1, 2, 1, 2]]}, r"gallery_ids .* expected shape \(4,\), got \(1, 4\)"),
         ({"query_ids": [1.0, 2.0]}, "query_ids must be integers, got torch.float64"),
