@@ -181,25 +181,28 @@ PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
         "projection_dim": 128,
         "text_config": {
-            "hidden_size": 96,
-            "intermediate_size": 384,
+            "hidden_size": 64,
+            "intermediate_size": 256,
             "num_hidden_layers": 2,
-            "num_attention_heads": 4,
+            "num_attention_heads": 2,
+            "hidden_act": "gelu",
         },
         "vision_config": {
             "image_size": [64, 32],
             "patch_size": 8,
-            "hidden_size": 128,
-            "intermediate_size": 512,
-            "num_hidden_layers": 4,
-            "num_attention_heads": 4,
+            "hidden_size": 96,
+            "intermediate_size": 384,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "hidden_act": "gelu",
             "position_initializer_range": 0.3,
         },
         "decoder_config": {
-            "hidden_size": 96,
-            "intermediate_size": 384,
+            "hidden_size": 64,
+            "intermediate_size": 256,
             "num_hidden_layers": 1,
-            "num_attention_heads": 4,
+            "num_attention_heads": 2,
+            "hidden_act": "gelu",
         },
     },
     "base": {"projection_dim": 512, "text_config": {}, "vision_config": {}, "decoder_config": {}},
@@ -260,7 +263,7 @@ class SCMMConfig(PreTrainedConfig):
         The configuration of a named preset.
 
         Args:
-            name (`str`): `"tiny"` (1 M parameters, 64x32) or `"base"` (CLIP ViT-B/16 at 384x128).
+            name (`str`): `"tiny"` (half a million parameters, 64x32) or `"base"` (CLIP ViT-B/16 at 384x128).
             **overrides: fields to change; a dict for a sub-configuration changes only the keys that it has.
 
         Raises:

@@ -36,6 +36,9 @@ class SCMMTrainingArguments(TrainingArguments):
         align (`str`, *optional*): `"itc"` (default), `"sdm"`, `"cmpm"`, `"triplet"`, or `None`.
         itc_targets, triplet_margin, margin_min, margin_max, margin_single, mining, tau, weight_cross, weight_single:
             see [`SCMMLoss`].
+        sew_warmup_ratio (`float`, defaults to 0.0):
+            Share of all steps over which `sew_weight` rises linearly from 0. From random weights, hardest-mined sew
+            calibration makes all embeddings alike unless the alignment loss has a start of it.
         mask_probability (`float`, defaults to 0.15): share of tokens to mask.
         whole_word_masking (`bool`, defaults to `False`): masks whole words.
         mask_global_branch (`bool`, defaults to `False`): lets the global branch see the masked caption.
@@ -72,6 +75,9 @@ class SCMMTrainingArguments(TrainingArguments):
     tau: float = field(default=0.1, metadata={"help": "Smoothness of softplus mining."})
     weight_cross: float = field(default=1.0, metadata={"help": "Weight of sew's cross-modal terms."})
     weight_single: float = field(default=1.0, metadata={"help": "Weight of sew's single-modal terms."})
+    sew_warmup_ratio: float = field(
+        default=0.0, metadata={"help": "Share of the steps over which sew_weight rises from 0."}
+    )
     mask_probability: float = field(default=0.15, metadata={"help": "Share of caption tokens to mask."})
     whole_word_masking: bool = field(default=False, metadata={"help": "Mask all tokens of a word or none."})
     mask_global_branch: bool = field(default=False, metadata={"help": "Give the global branch the masked caption."})
@@ -96,7 +102,7 @@ class SCMMTrainingArguments(TrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         self.loss_function()  # checks its options
-        for name in ("mask_probability", "flip_probability", "erasing_probability"):
+        for name in ("sew_warmup_ratio", "mask_probability", "flip_probability", "erasing_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
         if self.crop_padding < 0:
@@ -274,6 +280,8 @@ class SCMMTrainer(Trainer):
             mcm_labels = mcm_labels[mcm_labels != -100]
             # The mean over processes, so that tokens weigh the same in every process's share of the gradient.
             num_masked = gather_with_gradient(torch.tensor([float(len(mcm_labels))], device=mcm_labels.device)).mean()
+        if "sew" in self.loss_function.weights:
+            self.loss_function.weights["sew"] = self.args.sew_weight * self._sew_warmup()
         terms = self.loss_function(
             image_embeds,
             text_embeds,
@@ -331,6 +339,11 @@ class SCMMTrainer(Trainer):
             metrics=metrics,
             num_samples=len(dataset),
         )
+
+    def _sew_warmup(self) -> float:
+        """The factor on `sew_weight` at this step, above 0 so that the term is always computed and logged."""
+        steps = self.args.sew_warmup_ratio * self.state.max_steps
+        return min(1.0, (self.state.global_step + 1) / steps) if steps > 0 else 1.0
 
     def _unwrapped_model(self) -> Any:
         return self.accelerator.unwrap_model(self.model)

@@ -18,7 +18,7 @@ from scmm.demo import RECIPE, run_demo
 def few_dolls(monkeypatch):
     """The demo's own steps on fewer dolls, with one epoch of training."""
 
-    def render(root, seed):
+    def render(root, seed, train_identities):
         sizes = {"train_identities": 8, "val_identities": 3, "test_identities": 4}
         return render_paperdoll(root, seed=seed, **sizes, num_workers=1, progress=False)
 

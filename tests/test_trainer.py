@@ -41,6 +41,14 @@ def test_every_term_is_logged_and_they_add_up(data_root, tmp_path):
         assert 0 < entry["logit_scale"] <= 100
 
 
+def test_sew_weight_warms_up(data_root, tmp_path):
+    trainer = build(data_root, tmp_path, max_steps=6, logging_steps=1, sew_warmup_ratio=0.5, mcm_weight=0.0)
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    weights = [(entry["loss"] - entry["loss_itc"]) / entry["loss_sew"] for entry in logs]
+    assert weights == pytest.approx([4 / 3, 8 / 3, 4, 4, 4, 4], rel=1e-3)
+
+
 def test_gradient_accumulation_averages_and_does_not_enlarge_the_contrastive_batch(data_root, tmp_path):
     options = {"per_device_train_batch_size": 4, "optim": "sgd", "learning_rate": 1.0, "max_grad_norm": 0.0}
     options.update(lr_scheduler_type="constant", weight_decay=0.0, warmup_steps=0, logging_steps=1, max_steps=1)
