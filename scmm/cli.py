@@ -1,6 +1,7 @@
 """The command line `scmm`. Heavy imports wait until a command runs, so that help is quick."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -54,7 +55,8 @@ def train(
     checkpoint = get_last_checkpoint(str(target)) if target.is_dir() else None
     if resume and checkpoint is None:
         raise ValueError(f"{target} has no checkpoint to resume from.")
-    if not resume and target.is_dir() and any(target.iterdir()):
+    # Of several processes the first one looks: it may have begun to write when the others get here.
+    if not resume and int(os.environ.get("RANK", 0)) == 0 and target.is_dir() and any(target.iterdir()):
         raise FileExistsError(f"{target} already holds a run: add --resume, or choose another --output-dir.")
     trainer, splits = build_trainer(parsed)
     result = trainer.train(resume_from_checkpoint=checkpoint)
@@ -65,7 +67,8 @@ def train(
         metrics = trainer.evaluate(splits[split], metric_key_prefix=split)  # ty: ignore[invalid-argument-type]
         trainer.log_metrics(split, metrics)
         trainer.save_metrics(split, metrics)
-    typer.echo(f"The best checkpoint by {args.metric_for_best_model} on {data.eval_split} is in {target}.")
+    if trainer.is_world_process_zero():
+        typer.echo(f"The best checkpoint by {args.metric_for_best_model} on {data.eval_split} is in {target}.")
 
 
 @app.command(epilog="Example:  scmm evaluate runs/demo/checkpoint paperdoll runs/demo/data --split test")

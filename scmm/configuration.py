@@ -184,7 +184,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "hidden_size": 64,
             "intermediate_size": 256,
             "num_hidden_layers": 2,
-            "num_attention_heads": 2,
+            "num_attention_heads": 4,
             "hidden_act": "gelu",
         },
         "vision_config": {
@@ -193,7 +193,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "hidden_size": 96,
             "intermediate_size": 384,
             "num_hidden_layers": 2,
-            "num_attention_heads": 2,
+            "num_attention_heads": 4,
             "hidden_act": "gelu",
             "position_initializer_range": 0.3,
         },

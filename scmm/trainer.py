@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
@@ -219,6 +220,8 @@ class SCMMTrainer(Trainer):
         self._term_sums: dict[str, Tensor] = {}
         self._num_terms = 0
         self._collapse_warned = False
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(_ProgressBar)
         if train_dataset is not None:
             self.add_callback(_EpochOfItems(train_dataset))
 
@@ -226,7 +229,7 @@ class SCMMTrainer(Trainer):
         """As [`Trainer.train`], after a look at what would silently go wrong."""
         captions, processor = self.train_dataset.captions, self.processing_class
         truncated = processor.count_truncated(captions)
-        if truncated:
+        if truncated and self.is_world_process_zero():
             logger.warning(
                 f"{truncated} of {len(captions)} training captions are longer than "
                 f"{processor.tokenizer.model_max_length} tokens and are cut."
@@ -369,6 +372,23 @@ class SCMMTrainer(Trainer):
                 f"{self.state.global_step}. Hardest-mined sew calibration does this from random weights: start from a "
                 "CLIP checkpoint, set align='itc', or lower the learning rate."
             )
+
+
+class _ProgressBar(ProgressCallback):
+    """One bar for the whole training, with the latest loss and rank-1 beside it instead of lines of figures."""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        self.shown: dict[str, str] = {}
+        if self.training_bar is not None:
+            self.training_bar.set_description("Training")
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        for name, label in (("loss", "loss"), ("eval_rank1", "rank-1")):
+            if logs and name in logs:
+                self.shown[label] = f"{logs[name]:.2f}"
+        if self.training_bar is not None:
+            self.training_bar.set_postfix(self.shown)
 
 
 class _EpochOfItems(TrainerCallback):

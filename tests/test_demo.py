@@ -24,6 +24,7 @@ def few_dolls(monkeypatch):
 
     monkeypatch.setattr(scmm.demo, "render_paperdoll", render)
     monkeypatch.setitem(RECIPE, "num_train_epochs", 1)
+    monkeypatch.setitem(RECIPE, "logging_steps", 1)
 
 
 def test_the_demo_leaves_what_it_promises(few_dolls, tmp_path, capsys):
@@ -48,11 +49,10 @@ def test_the_demo_leaves_what_it_promises(few_dolls, tmp_path, capsys):
 
 
 def test_the_same_seed_gives_the_same_model(few_dolls, tmp_path):
-    metrics = [run_demo(tmp_path / name, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))]
-    weights = [load_file(tmp_path / name / "checkpoint" / "model.safetensors") for name in "abc"]
+    metrics = [run_demo(tmp_path / name, seed=1) for name in "ab"]
+    weights = [load_file(tmp_path / name / "checkpoint" / "model.safetensors") for name in "ab"]
     assert metrics[0]["test"] == metrics[1]["test"]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert not torch.equal(weights[0]["visual_projection.weight"], weights[2]["visual_projection.weight"])
 
 
 def test_a_second_run_does_not_mix_with_the_first(tmp_path):
