@@ -274,7 +274,7 @@ class SCMMConfig(PreTrainedConfig):
         ```python
         >>> from scmm import SCMMConfig
         >>> SCMMConfig.from_preset("tiny", text_config={"vocab_size": 1000}).text_config.hidden_size
-        96
+        64
 
         ```
         """

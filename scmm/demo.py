@@ -44,7 +44,7 @@ RECIPE: dict[str, Any] = {
     "dataset": "paperdoll",
     "preset": "tiny",
     "max_length": 44,
-    "num_train_epochs": 5.7,
+    "num_train_epochs": 6,
     "per_device_train_batch_size": 96,
     "per_device_eval_batch_size": 128,
     "learning_rate": 1.5e-3,

@@ -411,7 +411,7 @@ class SCMMTextModel(SCMMPreTrainedModel):
     >>> from scmm.modeling_scmm import SCMMTextModel
     >>> tower = SCMMTextModel(SCMMConfig.from_preset("tiny").text_config).eval()
     >>> tower(torch.tensor([[49406, 320, 2533, 49407]])).pooler_output.shape
-    torch.Size([1, 96])
+    torch.Size([1, 64])
 
     ```
     """
@@ -473,7 +473,7 @@ class SCMMVisionModel(SCMMPreTrainedModel):
     >>> from scmm.modeling_scmm import SCMMVisionModel
     >>> tower = SCMMVisionModel(SCMMConfig.from_preset("tiny").vision_config).eval()
     >>> tower(torch.zeros(2, 3, 64, 32)).last_hidden_state.shape  # the class token and 8 x 4 patches
-    torch.Size([2, 33, 128])
+    torch.Size([2, 33, 96])
 
     ```
     """
