@@ -180,6 +180,7 @@ class SCMMDecoderConfig(PreTrainedConfig):
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
         "projection_dim": 128,
+        "logit_scale_init_value": 4.0,
         "text_config": {
             "hidden_size": 64,
             "intermediate_size": 256,
@@ -190,9 +191,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "vision_config": {
             "image_size": [64, 32],
             "patch_size": 8,
-            "hidden_size": 96,
-            "intermediate_size": 384,
-            "num_hidden_layers": 2,
+            "hidden_size": 64,
+            "intermediate_size": 256,
+            "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "hidden_act": "gelu",
             "position_initializer_range": 0.3,

@@ -473,7 +473,7 @@ class SCMMVisionModel(SCMMPreTrainedModel):
     >>> from scmm.modeling_scmm import SCMMVisionModel
     >>> tower = SCMMVisionModel(SCMMConfig.from_preset("tiny").vision_config).eval()
     >>> tower(torch.zeros(2, 3, 64, 32)).last_hidden_state.shape  # the class token and 8 x 4 patches
-    torch.Size([2, 33, 96])
+    torch.Size([2, 33, 64])
 
     ```
     """

@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
-from transformers import BatchEncoding, BatchFeature, CLIPImageProcessorPil, CLIPTokenizer
+from transformers import BatchFeature, CLIPImageProcessorPil, CLIPTokenizer
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Unpack
 from transformers.utils import cached_file
 
@@ -84,30 +83,6 @@ def load_image(source: ImageSource, *, max_pixels: int = MAX_PIXELS) -> Image.Im
         stream = source if source.seekable() else io.BytesIO(source.read())
         return _load_stream(stream, str(getattr(source, "name", "file object")), max_pixels)
     raise TypeError(f"expected a path, bytes, a binary file or a PIL image, got {type(source).__name__}")
-
-
-def word_ids(encoding: BatchEncoding) -> torch.Tensor:
-    """
-    Tells which word each token belongs to, for whole-word masking.
-
-    Args:
-        encoding (`BatchEncoding`): What the processor's fast tokenizer returned for a batch of captions.
-
-    Returns:
-        `torch.LongTensor` of shape `(batch, length)`: Index of the token's word in its caption, -1 for special tokens.
-
-    Example:
-
-    ```python
-    >>> from scmm.processing import SCMMProcessor, word_ids
-    >>> processor = SCMMProcessor.from_captions(["a red shirt"] * 3)
-    >>> word_ids(processor.tokenizer(["a hat"]))
-    tensor([[-1,  0,  1,  1,  1, -1]])
-
-    ```
-    """
-    batch_size = len(encoding["input_ids"])
-    return torch.tensor([[-1 if word is None else word for word in encoding.word_ids(i)] for i in range(batch_size)])
 
 
 class SCMMProcessorKwargs(ProcessingKwargs, total=False):

@@ -12,9 +12,11 @@ from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from scmm.data.collator import CaptionItems, SCMMDataCollator
+from scmm.data.samplers import LengthGroupedSampler
 from scmm.data.transforms import TrainingAugmentation
 from scmm.distributed import gather_with_gradient
 from scmm.losses import SCMMLoss
+from scmm.optimizer import MuonHybrid
 from scmm.processing import SCMMProcessor
 from scmm.retrieval.encode import encode_dataset
 from scmm.retrieval.metrics import retrieval_metrics
@@ -48,6 +50,9 @@ class SCMMTrainingArguments(TrainingArguments):
         learning_rate_multipliers (`dict[str, float]`, *optional*):
             Factors on the learning rate of modules, by the module's name, such as `{"decoder": 5.0}` for what is newly
             initialized.
+        muon_learning_rate (`float`, *optional*):
+            Trains the matrices inside the layers with Muon at this rate, and only the rest with `optim` and
+            `learning_rate`; see [`~scmm.optimizer.MuonHybrid`].
 
     Raises:
         ValueError: for an option out of its range, such as `margin_min` above `margin_max`.
@@ -88,6 +93,9 @@ class SCMMTrainingArguments(TrainingArguments):
     cache_images: bool = field(default=False, metadata={"help": "Keep resized images in memory."})
     learning_rate_multipliers: dict | None = field(
         default=None, metadata={"help": "Factors on the learning rate by module name."}
+    )
+    muon_learning_rate: float | None = field(
+        default=None, metadata={"help": "Train the matrices inside the layers with Muon at this rate."}
     )
 
     # Defaults of transformers that do not fit retrieval.
@@ -227,12 +235,11 @@ class SCMMTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As [`Trainer.train`], after a look at what would silently go wrong."""
-        captions, processor = self.train_dataset.captions, self.processing_class
-        truncated = processor.count_truncated(captions)
-        if truncated and self.is_world_process_zero():
+        items = self.train_dataset
+        if items.num_truncated and self.is_world_process_zero():
             logger.warning(
-                f"{truncated} of {len(captions)} training captions are longer than "
-                f"{processor.tokenizer.model_max_length} tokens and are cut."
+                f"{items.num_truncated} of {len(items)} training captions are longer than "
+                f"{self.processing_class.tokenizer.model_max_length} tokens and are cut."
             )
         paper_mode = "sew" in self.loss_function.weights and not {"itc", "sdm", "cmpm"} & set(
             self.loss_function.weights
@@ -244,13 +251,30 @@ class SCMMTrainer(Trainer):
             )
         return super().train(*args, **kwargs)
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
+        if self.args.train_sampling_strategy == "group_by_length":
+            return LengthGroupedSampler(self.train_dataset, self.args.train_batch_size * self.args.world_size)
+        return super()._get_train_sampler(train_dataset)
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler | None:
+        return torch.utils.data.SequentialSampler(eval_dataset)  # the training items' order means nothing here
+
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
-        """As [`Trainer.create_optimizer`], with `learning_rate_multipliers` applied."""
-        if self.optimizer is not None or not self.args.learning_rate_multipliers:
-            return super().create_optimizer(*args, **kwargs)
+        """As [`Trainer.create_optimizer`], with `muon_learning_rate` and `learning_rate_multipliers` applied."""
+        if self.optimizer is not None:
+            return self.optimizer
         optimizer = super().create_optimizer(*args, **kwargs)
+        if self.args.learning_rate_multipliers:
+            self._multiply_learning_rates(optimizer, self.args.learning_rate_multipliers)
+        if self.args.muon_learning_rate is not None:
+            in_layers = {weight for name, weight in self.model.named_parameters() if ".layers." in name}
+            matrices = {weight for weight in in_layers if weight.ndim == 2}
+            optimizer = self.optimizer = MuonHybrid(optimizer, matrices, self.args.muon_learning_rate)
+        return optimizer
+
+    def _multiply_learning_rates(self, optimizer: torch.optim.Optimizer, multipliers: dict[str, float]) -> None:
         factor_of: dict[int, float] = {}
-        for module, factor in self.args.learning_rate_multipliers.items():
+        for module, factor in multipliers.items():
             found = [id(weight) for name, weight in self.model.named_parameters() if f".{module}." in f".{name}"]
             if not found:
                 raise ValueError(f"learning_rate_multipliers: the model has no module {module!r}.")
@@ -262,7 +286,6 @@ class SCMMTrainer(Trainer):
                 if weights:
                     groups.append({**group, "params": weights, "lr": group["lr"] * factor})
         optimizer.param_groups = groups
-        return optimizer
 
     def compute_loss(
         self,
@@ -276,8 +299,8 @@ class SCMMTrainer(Trainer):
         if "mcm" not in self.loss_function.weights:
             inputs.pop("mcm_labels", None)  # masked for the global branch alone: the decoder need not run
         outputs = model(**inputs)
-        image_embeds = gather_with_gradient(outputs.image_embeds)
-        text_embeds = gather_with_gradient(outputs.text_embeds)
+        both = gather_with_gradient(torch.stack([outputs.image_embeds, outputs.text_embeds], dim=1))
+        image_embeds, text_embeds = both.unbind(1)
         mcm_labels, num_masked = inputs.get("mcm_labels"), None
         if mcm_labels is not None:
             mcm_labels = mcm_labels[mcm_labels != -100]

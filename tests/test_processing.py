@@ -19,7 +19,7 @@ from transformers.models.auto.tokenization_auto import AutoTokenizer
 
 from scmm.caption_quality import CaptionQuality
 from scmm.configuration import SCMMTextConfig
-from scmm.processing import SCMMProcessor, word_ids
+from scmm.processing import SCMMProcessor
 
 
 PERSON_CAPTIONS = Path(__file__).parents[2] / "shared" / "data" / "person_captions.json"
@@ -209,20 +209,6 @@ class TestHelpers:
         assert processor.tokenizer.convert_ids_to_tokens(
             [config.bos_token_id, config.eos_token_id, config.pad_token_id, config.mask_token_id]
         ) == ["<|startoftext|>", "<|endoftext|>", "<|endoftext|>", "<|mask|>"]
-
-    def test_word_ids_group_the_tokens_of_a_word(self, processor):
-        captions = [CAPTIONS[3], "a zebra", "a " * 100]
-        encoding = processor.tokenizer(captions, padding=True, truncation=True)
-        ids = word_ids(encoding)
-        assert ids.shape == (3, 77)
-        assert ids.dtype == torch.int64
-        for row, tokens, caption in zip(ids.tolist(), encoding["input_ids"], captions, strict=True):
-            special = [token in processor.tokenizer.all_special_ids for token in tokens]
-            assert [word == -1 for word in row] == special
-            words = CLIP_WORDS.findall(caption.lower())
-            for index in set(row) - {-1}:
-                spelled = [token for token, word in zip(tokens, row, strict=True) if word == index]
-                assert processor.tokenizer.decode(spelled) == words[index]
 
 
 class TestSaveAndLoad:

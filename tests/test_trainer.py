@@ -117,12 +117,16 @@ def run_setup(*arguments: object, expected: int = 0) -> None:
     assert finished.returncode == expected, finished.stderr[-4000:]
 
 
-def test_a_killed_run_resumes_to_the_same_result(data_root, tmp_path):
+@pytest.mark.parametrize(
+    "options", [{}, {"muon_learning_rate": 3e-3, "train_sampling_strategy": "group_by_length"}], ids=str
+)
+def test_a_killed_run_resumes_to_the_same_result(data_root, tmp_path, options):
     """Killed in the middle of an epoch, two steps after its last checkpoint; with loading workers."""
-    run_setup("train", data_root, tmp_path / "whole")
-    run_setup("train", data_root, tmp_path / "killed", "--kill-at", 8, expected=-signal.SIGKILL)
+    options = ["--options", json.dumps(options)]
+    run_setup("train", data_root, tmp_path / "whole", *options)
+    run_setup("train", data_root, tmp_path / "killed", *options, "--kill-at", 8, expected=-signal.SIGKILL)
     assert not (tmp_path / "killed" / "final.safetensors").exists()
-    run_setup("train", data_root, tmp_path / "killed", "--resume")
+    run_setup("train", data_root, tmp_path / "killed", *options, "--resume")
     whole, resumed = (load_file(tmp_path / name / "final.safetensors") for name in ("whole", "killed"))
     assert whole.keys() == resumed.keys()
     for name, weight in whole.items():
@@ -218,13 +222,31 @@ class TestLearningRateMultipliers:
             trainer.create_optimizer()
 
 
+class TestMuon:
+    def test_takes_the_matrices_inside_the_layers(self, data_root, tmp_path):
+        trainer = build(data_root, tmp_path, learning_rate=1e-3, muon_learning_rate=6e-3)
+        trainer.create_optimizer()
+        rate_of = {id(weight): group["lr"] for group in trainer.optimizer.param_groups for weight in group["params"]}
+        assert len(rate_of) == len(list(trainer.model.parameters()))
+        for name, weight in trainer.model.named_parameters():
+            inside = ".layers." in name and name.endswith("weight") and "norm" not in name
+            assert rate_of[id(weight)] == pytest.approx(6e-3 if inside else 1e-3), name
+
+    def test_with_multipliers(self, data_root, tmp_path):
+        options = {"learning_rate_multipliers": {"decoder": 5.0}, "learning_rate": 1e-3, "muon_learning_rate": 6e-3}
+        trainer = build(data_root, tmp_path, **options)
+        trainer.create_optimizer()
+        rates = {group["lr"] for group in trainer.optimizer.param_groups}
+        assert sorted(rates) == pytest.approx([1e-3, 5e-3, 6e-3, 3e-2])
+
+
 def test_captions_that_are_cut_are_counted(data_root, tmp_path, caplog):
-    trainer = build(data_root, tmp_path, max_steps=1)
-    captions = trainer.train_dataset.captions
-    captions[3] = "a man in red " * 3000
-    expected = trainer.processing_class.count_truncated(captions)
-    trainer.train()
-    assert f"{expected} of 48 training captions are longer than 77 tokens" in caplog.text
+    captions = [caption for captions in paperdoll_splits(data_root)["train"]["captions"] for caption in captions]
+    processor = SCMMProcessor.from_captions(captions, image_size=(32, 16), max_length=30)
+    expected = processor.count_truncated(captions)
+    assert 0 < expected < len(captions)
+    build(data_root, tmp_path, processor=processor, max_steps=1).train()
+    assert f"{expected} of 48 training captions are longer than 30 tokens" in caplog.text
 
 
 def test_paper_mode_warns_from_random_weights(data_root, tmp_path, caplog):

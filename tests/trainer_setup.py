@@ -1,8 +1,8 @@
 """
 A trainer of a few thousand parameters on a few dolls, for the trainer's tests.
 
-Also a program, so that a test can kill it or run it in two processes:
-`trainer_setup.py train ROOT OUT [--kill-at STEP] [--resume]` and `trainer_setup.py gradients ROOT OUT`.
+Also a program, so that a test can kill it or run it in two processes: `trainer_setup.py gradients ROOT OUT` and
+`trainer_setup.py train ROOT OUT [--kill-at STEP] [--resume] [--options JSON]`.
 """
 
 import argparse
@@ -86,7 +86,7 @@ class KillAt(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def train(root: Path, output_dir: Path, kill_at: int | None, resume: bool) -> None:
+def train(root: Path, output_dir: Path, kill_at: int | None, resume: bool, options: dict[str, Any]) -> None:
     """Two epochs of six steps; a checkpoint every three."""
     trainer = build(
         root,
@@ -100,6 +100,7 @@ def train(root: Path, output_dir: Path, kill_at: int | None, resume: bool) -> No
         dataloader_num_workers=1,
         erasing_probability=0.5,
         callbacks=[KillAt(kill_at)] if kill_at else [],
+        **options,
     )
     trainer.train(resume_from_checkpoint=resume or None)
     save_file(
@@ -139,9 +140,10 @@ if __name__ == "__main__":
     parser.add_argument("output_dir", type=Path)
     parser.add_argument("--kill-at", type=int)
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--options", type=json.loads, default={})
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.job == "train":
-        train(options.root, options.output_dir, options.kill_at, options.resume)
+        train(options.root, options.output_dir, options.kill_at, options.resume, options.options)
     else:
         gradients(options.root, options.output_dir)

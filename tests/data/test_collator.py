@@ -11,7 +11,7 @@ from scmm import SCMMDataCollator, SCMMProcessor
 from scmm.data.collator import CaptionItems
 from scmm.data.schema import FEATURES
 from scmm.data.transforms import TrainingAugmentation
-from scmm.processing import ImageError, word_ids
+from scmm.processing import ImageError
 
 
 ODD_CAPTIONS = {
@@ -87,6 +87,19 @@ class TestCaptionItems:
             train[3]["file_name"],
         ]
 
+    def test_a_long_caption_is_cut_at_the_models_length_and_counted(self, train, processor):
+        caption = ODD_CAPTIONS["10,000 words"]
+        rows = train.select(range(2)).remove_columns("captions").add_column("captions", [["a man"], [caption]])
+        items = CaptionItems(rows.select_columns(list(FEATURES)), processor)
+        whole = processor.tokenizer(caption, verbose=False)["input_ids"]
+        assert len(whole) > 10_000 > processor.tokenizer.model_max_length == 40
+        assert items[1]["input_ids"] == [*whole[:39], processor.tokenizer.eos_token_id]
+        assert items.num_truncated == 1
+
+    def test_no_captions_at_all(self, train, processor):
+        rows = train.select(range(2)).remove_columns("captions").add_column("captions", [[], []])
+        assert len(CaptionItems(rows.cast(FEATURES), processor)) == 0
+
     def test_seeds_follow_from_run_epoch_and_item(self, train, processor):
         def seeds(run: int, epoch: int) -> list[int]:
             items = CaptionItems(train, processor, seed=run)
@@ -149,12 +162,13 @@ class TestBatch:
     def test_whole_words(self, items, processor):
         chosen = [items[index] for index in range(48)]
         collator = SCMMDataCollator(processor, mask_probability=0.3, whole_word_masking=True)
-        words = word_ids(processor.tokenizer([item["caption"] for item in chosen], padding=True, truncation=True))
+        encoding = processor.tokenizer([item["caption"] for item in chosen], padding=True, truncation=True)
+        words = [[-1 if word is None else word for word in encoding.word_ids(row)] for row in range(len(chosen))]
 
         def split_words(labels: torch.Tensor) -> int:
             """Words of several tokens of which some are masked and some are not."""
             found = 0
-            for row_words, row_labels in zip(words.tolist(), labels.tolist(), strict=True):
+            for row_words, row_labels in zip(words, labels.tolist(), strict=True):
                 states = [{label != -100 for w, label in zip(row_words, row_labels, strict=True) if w == word}
                           for word in set(row_words) - {-1}]  # fmt: skip
                 found += sum(len(state) == 2 for state in states)
@@ -236,7 +250,7 @@ class TestBadInput:
     def test_odd_captions(self, item, processor, kind, whole_word_masking):
         tokenizer = processor.tokenizer
         collator = SCMMDataCollator(processor, whole_word_masking=whole_word_masking)
-        odd = {**item, "caption": ODD_CAPTIONS[kind]}
+        odd = {**item, "input_ids": tokenizer(ODD_CAPTIONS[kind], truncation=True)["input_ids"]}
         for batch in (collator([odd]), collator([item, odd])):
             input_ids = batch["input_ids"][-1][batch["attention_mask"][-1] == 1]
             assert input_ids[0] == tokenizer.bos_token_id and input_ids[-1] == tokenizer.eos_token_id
@@ -246,13 +260,6 @@ class TestBadInput:
                 assert len(input_ids) == 2 and (labels == -100).all()
             else:
                 assert (labels != -100).any()
-
-    def test_a_long_caption_is_cut_at_the_models_length(self, item, processor):
-        caption = ODD_CAPTIONS["10,000 words"]
-        input_ids = SCMMDataCollator(processor)([{**item, "caption": caption}])["input_ids"][0]
-        whole = processor.tokenizer(caption, verbose=False)["input_ids"]
-        assert len(whole) > 10_000 > processor.tokenizer.model_max_length == 40
-        assert input_ids.tolist() == [*whole[:39], processor.tokenizer.eos_token_id]
 
     @pytest.mark.parametrize("content", [b"", b"no image", None])
     def test_a_broken_image_is_named(self, train, processor, tmp_path, content):
