@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from .png import write_png
 
@@ -107,7 +107,10 @@ def _draw_losses(axes: Axes, curves: dict[str, Curve]) -> None:
     if all(value > 0 for _, values in curves.values() for value in values):
         # The terms differ by orders of magnitude: on a linear scale, the small ones would lie on the axis.
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        plain = FuncFormatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_major_formatter(plain)
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.yaxis.set_minor_formatter(plain)
     axes.set_title("Training loss")
     axes.set_ylabel("loss")
 
