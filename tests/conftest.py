@@ -1,10 +1,13 @@
 """What several test files share: a tiny configuration, a rendered PaperDoll, and a tiny checkpoint that fits it."""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may reach for the network, and a typo must fail at once
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="scmm-tests-")  # the user's own keeps nothing of the tests
 
 import pytest
 import torch
@@ -16,6 +19,10 @@ from scmm.data.paperdoll import render_paperdoll
 
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 SMALL_TOWER = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["HF_DATASETS_CACHE"])
 
 
 @pytest.fixture
