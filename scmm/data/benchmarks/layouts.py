@@ -76,3 +76,32 @@ GENERIC = {
     "json": Fields(),
     "folder": Fields(image="file_name", person_id="person_id", camera_id="camera_id"),
 }
+
+
+def shared_origin_warning(name: str, other: str) -> str | None:
+    """
+    What to know before training on one benchmark and testing on another.
+
+    Args:
+        name (`str`), other (`str`): names of two data sets.
+
+    Returns:
+        `str` or `None`: a warning, if the images of both are cut from one collection of photographs.
+
+    Example:
+
+    ```python
+    >>> from scmm.data.benchmarks.layouts import shared_origin_warning
+    >>> shared_origin_warning("icfg-pedes", "rstpreid")
+    'icfg-pedes and rstpreid are both cut from MSMT17: who trains on one may have seen test identities of the other.'
+    >>> shared_origin_warning("icfg-pedes", "cuhk-pedes")
+
+    ```
+    """
+    origins = [LAYOUTS[one].cut_from if one in LAYOUTS else None for one in (name, other)]
+    if name == other or origins[0] is None or origins[0] != origins[1]:
+        return None
+    return (
+        f"{name} and {other} are both cut from {origins[0]}: who trains on one may have seen test identities of the "
+        f"other."
+    )
