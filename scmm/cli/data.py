@@ -1,4 +1,4 @@
-"""Commands about data sets: `scmm data ...`."""
+"""Commands for data sets: whether they can be trained on."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,10 @@ import typer
 from scmm.cli.checkpoints import load_checkpoint
 
 
-app = typer.Typer(help="Look into a data set before training on it.", no_args_is_help=True)
+app = typer.Typer(help="Look at a data set.", no_args_is_help=True)
 
-Name = Annotated[str, typer.Argument(help="cuhk-pedes, icfg-pedes, rstpreid, paperdoll, json or folder.")]
-Root = Annotated[
+Dataset = Annotated[str, typer.Argument(help="cuhk-pedes, icfg-pedes, rstpreid, paperdoll, json or folder.")]
+DataRoot = Annotated[
     Path,
     typer.Argument(help="The folder that contains the data set's own folder; of json the file, of folder itself."),
 ]
@@ -25,8 +25,8 @@ ImageRoot = Annotated[Path | None, typer.Option(help="Of json and folder: the fo
 
 @app.command(epilog="Example:  scmm data check cuhk-pedes /data --images")
 def check(
-    name: Name,
-    root: Root,
+    dataset: Dataset,
+    data_root: DataRoot,
     images: Annotated[bool, typer.Option("--images", help="Decode every image too.")] = False,
     checkpoint: Annotated[
         str | None, typer.Option(help="Count tokens with this model's processor; without, at least so many is known.")
@@ -42,8 +42,8 @@ def check(
     from scmm.data.check import check_benchmark
 
     report = check_benchmark(
-        name,
-        root,
+        dataset,
+        data_root,
         fields=parse_fields(field),
         image_root=image_root,
         processor=load_checkpoint(checkpoint)[1] if checkpoint is not None else None,

@@ -14,10 +14,11 @@ from typing import Any
 from tqdm import tqdm
 
 from scmm.caption_quality import CaptionQuality
-from scmm.data.benchmarks.layouts import LAYOUTS, shared_origin_warning
+from scmm.data.benchmarks.layouts import LAYOUTS
 from scmm.data.benchmarks.paths import find_images
 from scmm.data.benchmarks.rules import Row, check_records, count, to_tables, warnings_of
 from scmm.data.benchmarks.sources import BenchmarkError, find_source, parse_annotations
+from scmm.data.footage import shared_footage
 from scmm.processing import SCMMProcessor, load_image
 
 
@@ -140,7 +141,11 @@ def check_benchmark(
     if source.layout is not None:
         report.official = {split: counts._asdict() for split, counts in source.layout.official.items()}
     report.warnings += warnings_of(source, tables)
-    report.warnings += [warning for other in LAYOUTS if (warning := shared_origin_warning(name, other)) is not None]
+    report.warnings += [
+        f"{name} and {other} are both cut from {footage}: training on one may show test identities of the other."
+        for other in LAYOUTS
+        if (footage := shared_footage(name, other)) is not None
+    ]
     _check_identities(report, rows)
     _check_captions(report, rows, processor)
 

@@ -16,24 +16,23 @@ SHOWN = 10  # of many problems, characters or folders
 
 def print_report(report: CheckReport, console: Console | None = None) -> None:
     """
-        Prints a report: counts, findings, the captions' quality, then warnings and problems.
+    Prints a report: counts, findings, the captions' quality, then warnings and problems.
 
-        Args:
-            report (`CheckReport`): of [`~scmm.data.check.check_benchmark`].
-            console (`rich.console.Console`, *optional*): where to; by default stdout.
+    Args:
+        report (`CheckReport`): of [`~scmm.data.check.check_benchmark`].
+        console (`rich.console.Console`, *optional*): where to; by default stdout.
 
-        Example:
+    Example:
 
-        ```python
-        >>> from scmm.data.benchmarks.layouts import Counts
-    from scmm.data.check import CheckReport
-        >>> from scmm.data.check_report import print_report
-        >>> print_report(CheckReport("json", "data.json", "images", problems=["data.json holds no records."]))
-        json: data.json
-        problem: data.json holds no records.
-        Training on this data set would fail: 1 problem.
+    ```python
+    >>> from scmm.data.check import CheckReport
+    >>> from scmm.data.check_report import print_report
+    >>> print_report(CheckReport("json", "data.json", "images", problems=["data.json holds no records."]))
+    json: data.json
+    problem: data.json holds no records.
+    Training on this data set would fail: 1 problem.
 
-        ```
+    ```
     """
     console = console or Console(highlight=False)
     console.print(Text(f"{report.name}: {report.annotations}"), soft_wrap=True)

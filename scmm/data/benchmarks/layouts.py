@@ -36,7 +36,6 @@ class Layout:
     fields: Fields = Fields()
     camera_in_name: re.Pattern[str] | None = None  # its first group is the camera's number
     official: dict[str, Counts] = field(default_factory=dict)
-    cut_from: str | None = None  # the collection that the images were taken from, where it is shared
 
 
 LAYOUTS = {
@@ -54,7 +53,6 @@ LAYOUTS = {
         ("ICFG-PEDES.json", "ICFG_PEDES.json"),
         camera_in_name=re.compile(r"[^_]*_[^_]*_(\d+)_"),
         official={"train": Counts(3102, 34674, 34674), "test": Counts(1000, 19848, 19848)},
-        cut_from="MSMT17",
     ),
     "rstpreid": Layout(
         "RSTPReid",
@@ -66,7 +64,6 @@ LAYOUTS = {
             "val": Counts(200, 1000, 2000),
             "test": Counts(200, 1000, 2000),
         },
-        cut_from="MSMT17",
     ),
     "paperdoll": Layout("PaperDoll", ("paperdoll.json",), Fields(camera_id="camera")),
 }
@@ -76,32 +73,3 @@ GENERIC = {
     "json": Fields(),
     "folder": Fields(image="file_name", person_id="person_id", camera_id="camera_id"),
 }
-
-
-def shared_origin_warning(name: str, other: str) -> str | None:
-    """
-    What to know before training on one benchmark and testing on another.
-
-    Args:
-        name (`str`), other (`str`): names of two data sets.
-
-    Returns:
-        `str` or `None`: a warning, if the images of both are cut from one collection of photographs.
-
-    Example:
-
-    ```python
-    >>> from scmm.data.benchmarks.layouts import shared_origin_warning
-    >>> shared_origin_warning("icfg-pedes", "rstpreid")
-    'icfg-pedes and rstpreid are both cut from MSMT17: who trains on one may have seen test identities of the other.'
-    >>> shared_origin_warning("icfg-pedes", "cuhk-pedes")
-
-    ```
-    """
-    origins = [LAYOUTS[one].cut_from if one in LAYOUTS else None for one in (name, other)]
-    if name == other or origins[0] is None or origins[0] != origins[1]:
-        return None
-    return (
-        f"{name} and {other} are both cut from {origins[0]}: who trains on one may have seen test identities of the "
-        f"other."
-    )

@@ -218,7 +218,7 @@ class _Numbering:
 
 def _is_text(value: Any) -> bool:
     """Whether a value can be stored as text: JSON can write halves of characters, which Arrow refuses."""
-    return isinstance(value, str) and not _SURROGATE.search(value)
+    return isinstance(value, str) and (value.isascii() or not _SURROGATE.search(value))
 
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
