@@ -9,18 +9,24 @@ from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import numpy as np
 import yaml
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from huggingface_hub.dataclasses import type_validator
 from safetensors import SafetensorError
 from transformers import AutoConfig, HfArgumentParser, set_seed
+from transformers.utils import logging
 
 from scmm.caption_quality import CaptionQuality
 from scmm.configuration import SCMMConfig
 from scmm.data.benchmarks import load_benchmark
+from scmm.data.noise import count_other_person, noise_permutation, permute_captions, read_noise_file
 from scmm.modeling_scmm import SCMMForPreTraining
 from scmm.processing import SCMMProcessor
 from scmm.trainer import SCMMTrainer, SCMMTrainingArguments
+
+
+logger = logging.get_logger(__name__)
 
 
 class RecipeError(ValueError):
@@ -34,6 +40,18 @@ class DataArguments:
     dataset: str = field(metadata={"help": "cuhk-pedes, icfg-pedes, rstpreid or paperdoll."})
     data_root: str = field(metadata={"help": "The folder that contains the data set's own folder."})
     eval_split: str = field(default="val", metadata={"help": "The split that selects the best checkpoint."})
+    noise_ratio: float = field(
+        default=0.0, metadata={"help": "Share of training captions that change places, drawn by the seed."}
+    )
+    noise_file: str | None = field(
+        default=None, metadata={"help": "Instead: a .npy file of one permutation of the training captions."}
+    )
+
+    def __post_init__(self):
+        if not 0 <= self.noise_ratio <= 1:
+            raise ValueError(f"noise_ratio must lie in [0, 1], got {self.noise_ratio}")
+        if self.noise_ratio and self.noise_file is not None:
+            raise ValueError("give either noise_ratio or noise_file: the file says by itself how much it moves")
 
 
 @dataclass
@@ -163,11 +181,28 @@ def build_trainer(recipe: Recipe) -> tuple[SCMMTrainer, DatasetDict]:
             raise RecipeError(
                 f"{data.dataset} in {data.data_root} has no split {split!r}, only {sorted(splits)}: set eval_split."
             )
+    if data.noise_ratio or data.noise_file is not None:
+        splits["train"] = _add_noise(splits["train"], data, args)
     captions = [caption for captions in splits["train"]["captions"] for caption in captions]
     set_seed(args.seed)
     processor, model = _build_model(model_args, args, captions, identities=len(set(splits["train"]["person_id"])))
     trainer = SCMMTrainer(model, args, splits["train"], splits[data.eval_split], processing_class=processor)
     return trainer, splits
+
+
+def _add_noise(train: Dataset, data: DataArguments, args: SCMMTrainingArguments) -> Dataset:
+    num_captions = sum(map(len, train["captions"][:]))
+    if data.noise_file is not None:
+        permutation = read_noise_file(data.noise_file, num_captions)
+    else:
+        permutation = noise_permutation(num_captions, data.noise_ratio, args.seed)
+    if args.should_log:
+        moved, other = int((permutation != np.arange(num_captions)).sum()), count_other_person(train, permutation)
+        logger.warning(
+            f"Noisy correspondence: of {num_captions} training captions {moved} stand beside another pair's image, "
+            f"{other} ({other / max(num_captions, 1):.1%}) beside another person's."
+        )
+    return permute_captions(train, permutation)
 
 
 def _build_model(
