@@ -1,6 +1,7 @@
-"""What several test files share: a tiny configuration, a rendered PaperDoll, and a tiny checkpoint that fits it."""
+"""What several test files share: a tiny configuration, a PaperDoll, a checkpoint that fits it, the command line."""
 
 import os
+import sys
 from pathlib import Path
 
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from datasets import DatasetDict
 
-from scmm import SCMMConfig, SCMMModel, SCMMProcessor, load_benchmark
+from scmm import SCMMConfig, SCMMModel, SCMMProcessor, cli, load_benchmark
 from scmm.data.paperdoll import render_paperdoll
 
 
@@ -91,3 +92,35 @@ def model(checkpoint: Path) -> SCMMModel:
 def processor(checkpoint: Path) -> SCMMProcessor:
     """The processor of `checkpoint`."""
     return SCMMProcessor.from_pretrained(checkpoint)
+
+
+@pytest.fixture
+def scmm(monkeypatch, capsys):
+    """Runs a command in this process; returns its exit code and what it wrote to stdout and stderr."""
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["scmm", *map(str, args)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def mistake(scmm):
+    """Runs a command that has to fail and returns the one line that it says."""
+
+    def run(*args: object) -> str:
+        code, out, err = scmm(*args)
+        assert code == 2 and out == ""
+        assert "Traceback" not in err
+        assert [line for line in err.splitlines() if line.startswith("scmm: error: ")] == err.splitlines()[-1:]
+        return err.splitlines()[-1]
+
+    return run
