@@ -149,7 +149,11 @@ def _convert_hugging_face(
     source: str, output_dir: Path, image_size: tuple[int, int] | None, stride: int | None, tokenizer: str
 ) -> tuple[SCMMModel, SCMMProcessor, ConversionReport]:
     size = image_size or DEFAULT_IMAGE_SIZE
-    model = SCMMModel.from_clip_pretrained(source, image_size=size, vision_config={"patch_stride": stride})
+    try:
+        model = SCMMModel.from_clip_pretrained(source, image_size=size, vision_config={"patch_stride": stride})
+    except OSError as error:
+        what = "cannot be loaded" if Path(source).is_dir() else "is neither a file nor a folder, nor found on the Hub"
+        raise CheckpointError(f"{source} {what}: {error}") from error
     text_config = model.config.text_config
     length = text_config.max_position_embeddings
     loaded = load_clip_tokenizer(tokenizer, text_config.vocab_size - 1, length, mask_is_new=True)

@@ -48,10 +48,12 @@ def load_clip_tokenizer(name: str, num_embeddings: int, max_length: int, *, mask
         raise CheckpointError(
             f"The tokenizer {name} cannot be loaded: give a folder or Hub id of CLIP's as --tokenizer. {error}"
         ) from error
+    if not json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]:  # without files, it is made up
+        raise CheckpointError(f"The tokenizer {name} is not found: give a folder or Hub id of CLIP's as --tokenizer.")
     if mask_is_new and tokenizer.mask_token is None:
         tokenizer.add_special_tokens({"mask_token": MASK_TOKEN})
     expected = num_embeddings + mask_is_new
-    if len(tokenizer) != expected:  # also where the files are missing: the loader then makes an empty vocabulary up
+    if len(tokenizer) != expected:
         raise CheckpointError(
             f"The tokenizer {name} has {len(tokenizer)} tokens where the checkpoint needs {expected}: give CLIP's "
             "as --tokenizer."
@@ -77,7 +79,7 @@ def _mask_in_place_of_last_merge(tokenizer: CLIPTokenizer, name: str) -> CLIPTok
     [entry] = [token for token, index in model["vocab"].items() if index == mask_id] or [None]
     if entry == tokenizer.mask_token == MASK_TOKEN:
         return tokenizer
-    if tokenizer.mask_token is not None or not model["merges"] or "".join(model["merges"][-1]) != entry:
+    if tokenizer.mask_token is not None or "".join(model["merges"][-1]) != entry:
         raise CheckpointError(
             f"The tokenizer {name} is not laid out as CLIP's: token {mask_id}, {entry!r}, is not what its last "
             "merge makes."
