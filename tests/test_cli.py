@@ -21,7 +21,7 @@ from scmm.retrieval.encode import encode_dataset
 from scmm.retrieval.metrics import retrieval_metrics
 
 
-COMMANDS = ("demo", "train", "evaluate", "search")
+COMMANDS = ("demo", "train", "evaluate", "search", "convert")
 RECIPE = """
 dataset: paperdoll
 data_root: {root}

@@ -11,20 +11,22 @@ app = typer.Typer()
 
 @app.command(epilog="Example:  scmm convert logs/CUHK-PEDES/best.pth runs/irra --tokenizer clip-vit-base-patch16")
 def convert(
-    source: Annotated[str, typer.Argument(help="A checkpoint file, or folder or Hub id of a Hugging Face CLIP.")],
+    source: Annotated[
+        str, typer.Argument(metavar="SOURCE", help="A checkpoint file, or folder or Hub id of a Hugging Face CLIP.")
+    ],
     output_dir: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder for the model and its processor.")],
     image_size: Annotated[
         tuple[int, int] | None,
         typer.Option(
-            metavar="HEIGHT WIDTH", help="Pixels. [default: 384 128; for TBPS-CLIP, what its position table tells]"
+            metavar="HEIGHT WIDTH", help="Pixels; 384 128 by default, for TBPS-CLIP what its position table tells."
         ),
     ] = None,
     stride: Annotated[
-        int | None, typer.Option(min=1, help="Pixels between patches. [default: what the position table tells]")
+        int | None, typer.Option(min=1, help="Pixels from patch to patch; by default what the position table tells.")
     ] = None,
     tokenizer: Annotated[
         str | None,
-        typer.Option(help="Folder or Hub id of CLIP's. [default: SOURCE's, or openai/clip-vit-base-patch16]"),
+        typer.Option(help="Folder or Hub id of CLIP's; openai/clip-vit-base-patch16 by default, or SOURCE's."),
     ] = None,
 ) -> None:
     """Convert a checkpoint of CLIP (OpenAI's or Hugging Face's), IRRA, RDE or TBPS-CLIP into an SCMM model."""
@@ -57,7 +59,7 @@ def _print_report(report) -> None:
     ]
     for reason, keys in report.left_out.items():
         parts = ", ".join(dict.fromkeys(key.partition(".")[0] for key in keys))
-        facts.append(("left out", f"{reason}: {parts} ({len(keys)} tensors)"))
+        facts.append(("left out", f"{reason}: {parts} ({len(keys)} tensor{'s' * (len(keys) > 1)})"))
     facts += [("note", note) for note in report.notes]
     facts += [("[yellow]warning[/yellow]", warning) for warning in report.warnings]
     table = Table(title=f"{report.source} → {report.output_dir}", show_header=False)
@@ -67,4 +69,5 @@ def _print_report(report) -> None:
 
 
 def _tower(config) -> str:
-    return f"{config.num_hidden_layers} layers of {config.hidden_size}, {config.num_attention_heads} heads"
+    heads = f"{config.num_attention_heads} head{'s' * (config.num_attention_heads > 1)}"
+    return f"{config.num_hidden_layers} layers of {config.hidden_size}, {heads}"

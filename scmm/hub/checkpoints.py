@@ -97,6 +97,7 @@ def convert_checkpoint(
     Raises:
         CheckpointError: If the source is not recognized, has unknown keys, lacks some, contradicts `image_size` or
             `stride`, does not fit the tokenizer, or needs more than `weights_only=True` loads.
+        ValueError: If `stride` is below 1, or a Hugging Face model is no CLIP or lacks weights.
         OSError: If a file is not found, or `output_dir` is not empty.
         `huggingface_hub.errors.StrictDataclassError`: If the patches of a pretrained CLIP do not fit `image_size`.
 
@@ -122,6 +123,8 @@ def convert_checkpoint(
 
     ```
     """
+    if stride is not None and stride < 1:
+        raise ValueError(f"stride must be at least 1 pixel, got {stride}.")
     source, output_dir = str(source), Path(output_dir)
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise FileExistsError(f"{output_dir} already exists and is not an empty folder: choose another.")
@@ -168,7 +171,7 @@ def _convert_file(
 ) -> tuple[SCMMModel, SCMMProcessor, ConversionReport]:
     state = read_state_dict(source)
     family = recognize(state, source)
-    left_out = family.split(list(state))
+    left_out = family.find_left_out(state)
     for key in [key for keys in left_out.values() for key in keys]:
         del state[key]
     targets = target_names(family, state)
@@ -185,13 +188,15 @@ def _convert_file(
     loaded = load_clip_tokenizer(tokenizer, num_embeddings, length, mask_is_new=family.is_clip)
 
     dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values()})
-    report.notes.append(f"weights: {' and '.join(dtypes)}, now float32")
+    if dtypes != ["float32"]:
+        report.notes.append(f"weights: {' and '.join(dtypes)}, now float32")
     weights = _rename(state, targets)
     if family.is_clip:
         report.notes += _adapt_clip(weights, vision_config.grid_size)
     if family.constant_logit_scale is not None:
         weights["logit_scale"] = torch.tensor(config.logit_scale_init_value)
         report.notes.append(f"logit scale: {family.constant_logit_scale:g}, the constant of its code")
+    report.notes.append(f"images: {family.resample.name.lower()} resizing, as in its evaluation")
     _check_shapes(weights, config, source)
     model = SCMMModel.from_pretrained(None, config=config, state_dict=weights)
 

@@ -1,5 +1,6 @@
 """The projects whose checkpoints become SCMM's: what tells them apart, and what their weights are called."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -44,8 +45,8 @@ class Family:
     image_std: tuple[float, ...] = tuple(OPENAI_CLIP_STD)
     warning: str | None = None
 
-    def split(self, keys: list[str]) -> dict[str, list[str]]:
-        """Those of a checkpoint's keys that are left out, by the reason."""
+    def find_left_out(self, keys: Iterable[str]) -> dict[str, list[str]]:
+        """Those of a checkpoint's keys that are left out, sorted, by the reason."""
         matches = {
             reason: sorted(key for key in keys if any(fnmatchcase(key, pattern) for pattern in patterns))
             for reason, patterns in self.left_out.items()

@@ -117,15 +117,11 @@ class TestParity:
         assert text_config.eos_token_id == int(facts["eos_token_id"]) and text_config.pad_token_id == 0
         assert vision_config.grid_size == (6, 3) and vision_config.patch_stride is None
         assert SCMMModel.from_pretrained(tmp_path / "out").logit_scale.exp().item() == pytest.approx(50)
-        for ids in ("inputs.input_ids",):
-            image, text = differences(
-                tmp_path / "out",
-                tensors["inputs.pixel_values"],
-                tensors[ids],
-                (tensors["outputs.image_features"], tensors["outputs.text_features"]),
-            )
-            print(f"IRRA fixture: image {image:.1e}, text {text:.1e}")
-            assert image <= TOLERANCE and text <= TOLERANCE
+        inputs = tensors["inputs.pixel_values"], tensors["inputs.input_ids"]
+        expected = tensors["outputs.image_features"], tensors["outputs.text_features"]
+        image, text = differences(tmp_path / "out", *inputs, expected)
+        print(f"IRRA fixture: image {image:.1e}, text {text:.1e}")
+        assert image <= TOLERANCE and text <= TOLERANCE
 
     @pytest.mark.parametrize("family", WRAP)
     @pytest.mark.parametrize("stride", [PATCH, 6])
@@ -215,6 +211,7 @@ class TestParity:
         print(f"OpenAI's CLIP, {file_format}: image {image:.1e}, text {text:.1e}")
         assert image <= TOLERANCE and text <= TOLERANCE
 
+    @pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore::torch.jit.TracerWarning")
     def test_openai_torchscript_archive(self, tokenizer, tmp_path):
         source = SourceModel().rounded_to_half()
         pixel_values, input_ids = torch.randn(2, 3, 32, 32), captions_of(tokenizer)
@@ -458,6 +455,10 @@ class TestFiles:
             CheckpointError, match="no-such/model is neither a file nor a folder, nor found on the Hub"
         ):
             convert_checkpoint("no-such/model", tmp_path / "out")
+
+    def test_a_stride_of_nothing(self, source, tmp_path):
+        with pytest.raises(ValueError, match="at least 1 pixel, got 0"):
+            convert_checkpoint(source, tmp_path / "out", stride=0)
 
     def test_a_clip_folder_that_lacks_weights(self, clip, tmp_path):
         state = clip[0].state_dict()

@@ -101,6 +101,7 @@ class Outer(nn.Module):
         return self.attention(values, values, values)[0]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning", "ignore::torch.jit.TracerWarning")
 class TestTorchScript:
     @pytest.fixture(params=["script", "trace"])
     def archive(self, request, tmp_path) -> tuple[Outer, Path]:
