@@ -74,9 +74,9 @@ def read_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
             checkpoint = checkpoint[name]
     if not isinstance(checkpoint, dict) or not checkpoint:
         raise CheckpointError(f"{path} holds no state dict, but a {type(checkpoint).__name__}.")
-    others = [str(name) for name, value in checkpoint.items() if not isinstance(value, torch.Tensor)]
+    others = [str(key) for key, value in checkpoint.items() if not isinstance(key, str) or not torch.is_tensor(value)]
     if others:
-        raise CheckpointError(f"{path} holds no state dict: not tensors are {list_names(others)}.")
+        raise CheckpointError(f"{path} holds no state dict: not named tensors are {list_names(others)}.")
     prefix = "module." if all(name.startswith("module.") for name in checkpoint) else ""
     return {name.removeprefix(prefix): tensor for name, tensor in checkpoint.items()}
 

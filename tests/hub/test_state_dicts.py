@@ -165,7 +165,8 @@ class TestRefusals:
         for value, reason in (
             (torch.ones(2), "but a Tensor"),
             ({}, "but a dict"),
-            ({"a": torch.ones(1), "epoch": 3}, "not tensors are epoch"),
+            ({"a": torch.ones(1), "epoch": 3}, "not named tensors are epoch"),
+            ({7: torch.ones(1)}, "not named tensors are 7"),
         ):
             torch.save(value, tmp_path / "best.pth")
             with pytest.raises(CheckpointError, match=f"best.pth holds no state dict.*{reason}"):
