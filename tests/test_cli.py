@@ -23,7 +23,7 @@ from scmm.retrieval.encode import encode_dataset
 from scmm.retrieval.metrics import retrieval_metrics
 
 
-COMMANDS = ("demo", "train", "evaluate", "search", "data check", "data stats", "data export")
+COMMANDS = ("demo", "train", "evaluate", "search", "convert", "data check", "data stats", "data export")
 RECIPE = """
 dataset: paperdoll
 data_root: {root}
