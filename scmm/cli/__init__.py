@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from scmm.cli import analyze, experiments, retrieval, training
+from scmm.cli import analyze, experiments, results, retrieval, training
 
 
 app = typer.Typer(
@@ -15,7 +15,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for group in (training, experiments, retrieval, analyze):
+for group in (training, experiments, results, retrieval, analyze):
     app.add_typer(group.app)
 
 
