@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from scmm.analysis.ablation import ArmResults, ablation_figure
@@ -24,7 +24,7 @@ from scmm.analysis.tables import markdown_table, write_csv, write_text
 from scmm.caption_quality import CaptionQuality
 from scmm.data.benchmarks import load_benchmark
 from scmm.recipes import Recipe, RecipeError, read_recipe
-from scmm.results import METRICS, RESULTS_NAME, read_results, write_json
+from scmm.results import METRICS, RESULTS_NAME, read_results, results_table, write_json
 from scmm.runs import changed_arguments, run_recipe
 
 
@@ -181,7 +181,7 @@ def run_study(
         _run_or_resume(parsed, recipe)
         gc.collect()  # a trainer is full of cycles; its model would stay beside the next one's
 
-    if int(os.environ.get("RANK", 0)) == 0:
+    if whole[2].process_index == 0:
         results = [[read_results(folder / f"seed-{seed}") for seed in seeds] for folder in folders]
         write_study(study, results, output_dir / name)
     return output_dir / f"{name}.md"
@@ -198,39 +198,49 @@ def mean_margin(recipe: Recipe) -> float:
 
 def write_study(study: Study, results: Sequence[Sequence[dict[str, Any]]], stem: Path) -> None:
     """
-    Writes a study's table as Markdown and CSV and its figure, and prints the table.
+    Writes a study's table as Markdown and CSV and its figure, and prints the table's chief columns.
 
     Args:
         study ([`Study`]): the study.
         results (sequence of sequences): for each arm, what `results.json` holds of each seed.
         stem (`Path`): the files' path without `.md`, `.csv` and `.png`.
     """
-    metrics = [[run["best"] for run in runs] for runs in results]
-    splits = [split for split in ("val", "test") if all(split in best for of_arm in metrics for best in of_arm)]
-    lines, rows = [], []
-    for arm, runs, of_arm in zip(study.arms, results, metrics, strict=True):
-        seconds = [run["wall_seconds"] for run in runs]
-        for split in splits:
-            figures = [_mean_and_std([best[split][metric] for best in of_arm]) for metric in METRICS]
-            times = _mean_and_std(seconds)
-            lines.append([arm.label, split, *(_shown(*pair) for pair in figures), _shown(*times, digits=0)])
-            rows.append([arm.label, split, len(runs), *(value for pair in (*figures, times) for value in pair)])
-    header = [study.title, "split", *METRICS.values(), "seconds"]
-    columns = [f"{name}_{what}" for name in (*METRICS, "wall_seconds") for what in ("mean", "std")]
-    write_csv(stem.with_suffix(".csv"), ["arm", "split", "seeds", *columns], rows)
-    seeds = ", ".join(str(run["seed"]) for run in results[0])
-    selection = results[0][0]["selection"]
-    note = f"Best epoch by {selection['metric']} on {selection['split']}; seeds {seeds}."
-    write_text(stem.with_suffix(".md"), f"{markdown_table(header, lines)}\n\n{note}\n")
-    arms = [ArmResults(arm.label, of_arm, arm.x) for arm, of_arm in zip(study.arms, metrics, strict=True)]
-    ablation_figure(study.title, arms, stem.with_suffix(".png"), study.x_label)
+    lines, rows, arms = [], [], []
+    chief = ("val rank-1", "val mAP", "test rank-1", "test mAP", "seconds")
+    terminal = Table("", *(Column(name, justify="right") for name in chief), title=study.title)
+    for arm, runs in zip(study.arms, results, strict=True):
+        of_splits = results_table(runs)[0]  # the first row is about the best checkpoint, the second about the last
+        seconds = statistics.fmean(run["wall_seconds"] for run in runs)
+        cells = []
+        for split in ("val", "test"):
+            figures = of_splits[split]
+            if figures:
+                lines.append([arm.label, split, *(_shown(figures, metric) for metric in METRICS), f"{seconds:.0f}"])
+                values = [figures[metric][what] for metric in METRICS for what in ("mean", "std")]
+                rows.append([arm.label, split, len(runs), *values, round(seconds, 1)])
+            cells += [_shown(figures, "rank1", digits=1), _shown(figures, "mAP", digits=1)]
+        terminal.add_row(arm.label, *cells, f"{seconds:.0f}")
+        arms.append(ArmResults(arm.label, [run["best"] for run in runs], arm.x))
 
-    table = Table(title=f"{study.title}, percent", caption=note)
-    for number, name in enumerate(header):
-        table.add_column("" if number == 0 else name, justify="left" if number < 2 else "right")
-    for number, line in enumerate(lines):
-        table.add_row(*line, end_section=(number + 1) % len(splits) == 0)
-    Console().print(table)
+    columns = [f"{metric}_{what}" for metric in METRICS for what in ("mean", "std")]
+    write_csv(stem.with_suffix(".csv"), ["arm", "split", "seeds", *columns, "wall_seconds"], rows)
+    note = _note(results)
+    table = markdown_table([study.title, "split", *METRICS.values(), "seconds"], lines)
+    write_text(stem.with_suffix(".md"), f"{table}\n\n{note}\n")
+    ablation_figure(study.title, arms, stem.with_suffix(".png"), study.x_label)
+    Console().print(terminal, note)
+
+
+def _note(results: Sequence[Sequence[dict[str, Any]]]) -> str:
+    """What a reader has to know of a table."""
+    selection, seeds = results[0][0]["selection"], [str(run["seed"]) for run in results[0]]
+    which = "the last model"
+    if selection["metric"]:
+        which = f"the best checkpoint by {selection['metric']} on {selection['split']}"
+    spread = f"mean ± standard deviation over the seeds {', '.join(seeds)}" if len(seeds) > 1 else f"seed {seeds[0]}"
+    resumed = sum(run["resumed"] for runs in results for run in runs)
+    seconds = f" {resumed} runs were resumed; their seconds are those since then." if resumed else ""
+    return f"Percent, text to image, of {which}; {spread}.{seconds}"
 
 
 def _run_or_resume(recipe: Recipe, source: str | os.PathLike) -> None:
@@ -248,7 +258,7 @@ def _run_or_resume(recipe: Recipe, source: str | os.PathLike) -> None:
         if not can_resume and folder.is_dir():
             shutil.rmtree(folder)
     run_recipe(recipe, source, resume=can_resume)
-    if int(os.environ.get("RANK", 0)) == 0:
+    if args.process_index == 0:
         for checkpoint in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
             shutil.rmtree(checkpoint)
 
@@ -300,10 +310,8 @@ def _note_settings(recipe: Recipe) -> None:
             )
 
 
-def _mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
-    """Of a sample; a single value has no deviation."""
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-def _shown(mean: float, std: float | None, digits: int = 2) -> str:
+def _shown(figures: dict[str, dict[str, float | None]], metric: str, digits: int = 2) -> str:
+    if metric not in figures:
+        return "-"
+    mean, std = figures[metric]["mean"], figures[metric]["std"]
     return f"{mean:.{digits}f}" if std is None else f"{mean:.{digits}f} ± {std:.{digits}f}"

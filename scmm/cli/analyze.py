@@ -44,7 +44,8 @@ def spectrum(
     spectra = []
     for label, checkpoint in zip(labels, (checkpoint_a, checkpoint_b), strict=True):
         encoded, _ = _encode(checkpoint, dataset, data_root, split, batch_size)
-        spectra.append((label, tuple(map(embedding_spectrum, (encoded.image_embeds, encoded.text_embeds)))))
+        of_both = (embedding_spectrum(encoded.image_embeds), embedding_spectrum(encoded.text_embeds))
+        spectra.append((label, of_both))
     picture = spectrum_figure(spectra, output_dir / "spectrum.png")
     columns, table = {}, Table(title=f"Spectra on {dataset}, {split}")
     for header in ("", "values", f"effective rank, {labels[0]}", labels[1], "mean log difference"):
