@@ -65,7 +65,7 @@ STUDIES = ("components", "margin", "quality", "mask-ratio", "decoder")
 NO_SEW, NO_MCM = {"sew_weight": 0.0}, {"mcm_weight": 0.0}
 
 
-def define_study(name: str, mean_margin: float) -> Study:
+def define_study(name: str, mean_margin: float, margin_max: float) -> Study:
     """
     The definition of a study. The recipe is the whole method: sew calibration with an adaptive margin and masked
     caption modeling beside an alignment loss.
@@ -77,6 +77,7 @@ def define_study(name: str, mean_margin: float) -> Study:
         mean_margin (`float`):
             The mean of the adaptive margin over the training captions. A fixed margin of this size is as strict on
             average, so that what differs is the adapting alone.
+        margin_max (`float`): the largest adaptive margin; the sweep of fixed margins goes from 0 to twice that.
 
     Returns:
         [`Study`]
@@ -88,7 +89,7 @@ def define_study(name: str, mean_margin: float) -> Study:
 
     ```python
     >>> from scmm.experiments import define_study
-    >>> [arm.label for arm in define_study("quality", mean_margin=0.25).arms]
+    >>> [arm.label for arm in define_study("quality", mean_margin=0.25, margin_max=0.4).arms]
     ['information', 'length', 'distinct', 'constant']
 
     ```
@@ -110,15 +111,14 @@ def define_study(name: str, mean_margin: float) -> Study:
             ],
         )
     if name == "margin":
-        margins = sorted({0.0, 0.1, 0.2, 0.4, 0.6, mean_margin})
+        margins = sorted({mean_margin, *(round(factor * margin_max, 3) for factor in (0.0, 0.5, 1.0, 2.0))})
         fixed_arms = [Arm(f"fixed, {margin:g}", fixed(margin), x=margin) for margin in margins]
         return Study("Margin of sew calibration", [*fixed_arms, Arm("adaptive", NO_MCM)], "fixed margin")
     if name == "quality":
-        measures = ("information", "length", "distinct", "constant")
-        return Study(
-            "Measure of caption quality",
-            [Arm(measure, {**NO_MCM, "quality_measure": measure}) for measure in measures],
-        )
+        measures = ("information", "length", "distinct")
+        arms = [Arm(measure, {**NO_MCM, "quality_measure": measure}) for measure in measures]
+        # "constant" scores every caption 1, which makes the margin a fixed one: it shares that one's runs.
+        return Study("Measure of caption quality", [*arms, Arm("constant", fixed(margin_max))])
     if name == "mask-ratio":
         arms = [Arm(f"{ratio:g}", {"mask_probability": ratio}, x=ratio) for ratio in (0.05, 0.15, 0.3, 0.5, 0.7)]
         return Study("Share of masked tokens", [*arms, Arm("without MCM", NO_MCM)], "mask probability")
@@ -165,8 +165,8 @@ def run_study(
     whole = read_recipe(recipe, data_root=data_root)
     _check_is_whole_method(whole, str(recipe))
     output_dir = Path(output_dir or str(whole[2].output_dir))
-    study = define_study(name, mean_margin(whole))
-    folders = [output_dir / "runs" / _folder_name(arm, whole) for arm in study.arms]
+    study = define_study(name, mean_margin(whole), whole[2].margin_max)
+    folders = [output_dir / "runs" / run_name(arm, whole) for arm in study.arms]
 
     planned = []
     for seed in seeds:  # seed by seed: what there is after an interruption compares all arms
@@ -194,6 +194,13 @@ def mean_margin(recipe: Recipe) -> float:
     captions = [caption for captions in splits["train"]["captions"] for caption in captions]
     quality = CaptionQuality(model_args.quality_measure).fit(captions)  # ty: ignore[invalid-argument-type]
     return round(args.margin_min + (args.margin_max - args.margin_min) * statistics.fmean(quality(captions)), 3)
+
+
+def run_name(arm: Arm, recipe: Recipe) -> str:
+    """What an arm's runs change of the recipe: the same for arms that come to the same."""
+    values = {key: value for group in recipe for key, value in vars(group).items()}
+    changes = {key: value for key, value in sorted(arm.overrides.items()) if values[key] != value}
+    return ",".join(f"{key}={value}" for key, value in changes.items()) or "recipe"
 
 
 def write_study(study: Study, results: Sequence[Sequence[dict[str, Any]]], stem: Path) -> None:
@@ -239,7 +246,8 @@ def _note(results: Sequence[Sequence[dict[str, Any]]]) -> str:
         which = f"the best checkpoint by {selection['metric']} on {selection['split']}"
     spread = f"mean ± standard deviation over the seeds {', '.join(seeds)}" if len(seeds) > 1 else f"seed {seeds[0]}"
     resumed = sum(run["resumed"] for runs in results for run in runs)
-    seconds = f" {resumed} runs were resumed; their seconds are those since then." if resumed else ""
+    runs = "1 run was" if resumed == 1 else f"{resumed} runs were"
+    seconds = f" {runs} resumed; seconds before that are not counted." if resumed else ""
     return f"Percent, text to image, of {which}; {spread}.{seconds}"
 
 
@@ -281,13 +289,6 @@ def _check_is_whole_method(recipe: Recipe, source: str) -> None:
                 "loss, sew calibration with margin_min below margin_max, and masked caption modeling whose global "
                 "branch sees the clean caption."
             )
-
-
-def _folder_name(arm: Arm, recipe: Recipe) -> str:
-    """What an arm's runs change of the recipe: the same for arms that come to the same."""
-    values = {key: value for group in recipe for key, value in vars(group).items()}
-    changes = {key: value for key, value in sorted(arm.overrides.items()) if values[key] != value}
-    return ",".join(f"{key}={value}" for key, value in changes.items()) or "recipe"
 
 
 def _note_settings(recipe: Recipe) -> None:

@@ -95,7 +95,7 @@ def uniformity(embeds: Tensor) -> float:
     ```python
     >>> import torch
     >>> from scmm.analysis.gap import uniformity
-    >>> uniformity(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))  # squared distance 2
+    >>> round(uniformity(torch.tensor([[1.0, 0.0], [0.0, 1.0]])), 6)  # squared distance 2
     -4.0
 
     ```
