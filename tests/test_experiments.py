@@ -97,6 +97,7 @@ class TestDefinitions:
         ]
         assert names["margin"][-1] == names["quality"][0] == names["decoder"][-1] == "mcm_weight=0.0"
         assert names["margin"][2] == names["components"][1]
+        assert names["margin"][3] == names["quality"][3]
         assert names["mask-ratio"][1] == "recipe"  # the recipe's own ratio
 
     def test_the_mean_margin_is_that_of_the_training_captions(self, recipe, paperdoll):
@@ -114,7 +115,9 @@ def test_a_study_ends_in_its_table_and_figure(recipe, paperdoll_root, tmp_path, 
     assert min(Image.open(output / "quality.png").size) > 300
     runs = {
         "information": "mcm_weight=0.0",
-        **{name: f"mcm_weight=0.0,quality_measure={name}" for name in ("length", "distinct", "constant")},
+        "length": "mcm_weight=0.0,quality_measure=length",
+        "distinct": "mcm_weight=0.0,quality_measure=distinct",
+        "constant": "margin_min=0.4,mcm_weight=0.0",
     }
     with open(output / "quality.csv", newline="") as file:
         rows = {(row["arm"], row["split"]): row for row in csv.DictReader(file)}
@@ -150,9 +153,8 @@ def test_a_study_ends_in_its_table_and_figure(recipe, paperdoll_root, tmp_path, 
 
 def test_an_interrupted_study_goes_on_where_it_was(paperdoll_root, tmp_path):
     """Killed between two checkpoints, and with a checkpoint half written, it ends as one that was left alone."""
-    recipe = write_recipe(
-        tmp_path / "mine.yaml", data_root=str(paperdoll_root), max_steps=6, save_steps=3, eval_steps=3
-    )
+    steps = {"max_steps": 6, "save_steps": 3, "eval_steps": 3}
+    recipe = write_recipe(tmp_path / "mine.yaml", data_root=str(paperdoll_root), **steps)
     command = [sys.executable, "-m", "scmm.cli", "ablate", "quality", "--seeds", "0", "--recipe", str(recipe)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
