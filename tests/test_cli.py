@@ -21,7 +21,7 @@ from scmm.retrieval.encode import encode_dataset
 from scmm.retrieval.metrics import retrieval_metrics
 
 
-COMMANDS = ("demo", "train", "results", "evaluate", "search")
+COMMANDS = ("demo", "train", "ablate", "results", "evaluate", "search")
 RECIPE = """
 dataset: paperdoll
 data_root: {root}
