@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from scmm.cli import results, retrieval, training
+from scmm.cli import data, results, retrieval, training
 
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
 )
 for group in (training, results, retrieval):
     app.add_typer(group.app)
+app.add_typer(data.app, name="data")
 
 
 def main() -> None:
