@@ -9,9 +9,7 @@ import typer
 from scmm.cli.checkpoints import Checkpoint, load_checkpoint
 
 
-app = typer.Typer()
-analyze = typer.Typer(no_args_is_help=True, help="Look into the embeddings of checkpoints.")
-app.add_typer(analyze, name="analyze")
+app = typer.Typer(help="Look into the embeddings of checkpoints.", no_args_is_help=True)
 
 Dataset = Annotated[str, typer.Argument(help="cuhk-pedes, icfg-pedes, rstpreid or paperdoll.")]
 DataRoot = Annotated[Path, typer.Argument(help="The folder that contains the data set's own folder.")]
@@ -19,7 +17,7 @@ Split = Annotated[str, typer.Option(help="Which split.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at once.")]
 
 
-@analyze.command(epilog="Example:  scmm analyze spectrum runs/baseline runs/scmm paperdoll runs/demo/data --split val")
+@app.command(epilog="Example:  scmm analyze spectrum runs/baseline runs/scmm paperdoll runs/demo/data --split val")
 def spectrum(
     checkpoint_a: Checkpoint,
     checkpoint_b: Checkpoint,
@@ -63,7 +61,7 @@ def spectrum(
     typer.echo(f"{labels[0]} is {checkpoint_a}, {labels[1]} is {checkpoint_b}. Look at {picture}.")
 
 
-@analyze.command(epilog="Example:  scmm analyze gap runs/demo/checkpoint paperdoll runs/demo/data --split test")
+@app.command(epilog="Example:  scmm analyze gap runs/demo/checkpoint paperdoll runs/demo/data --split test")
 def gap(
     checkpoint: Checkpoint,
     dataset: Dataset,

@@ -89,9 +89,3 @@ def test_an_unknown_split_is_named(command, checkpoint, paperdoll_root):
     checkpoints = [checkpoint] * (2 if command == "spectrum" else 1)
     with pytest.raises(ValueError, match="no split 'dev', only test, train, val"):
         run("analyze", command, *checkpoints, "paperdoll", paperdoll_root, "--split", "dev")
-
-
-@pytest.mark.parametrize("command", ["spectrum", "gap"])
-def test_help_has_an_example(command):
-    output = " ".join(run("analyze", command, "--help").output.split())
-    assert f"Example: scmm analyze {command} runs/" in output
