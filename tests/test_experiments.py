@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import signal
 import statistics
 import subprocess
@@ -108,58 +107,27 @@ class TestDefinitions:
         assert mean_margin(read_recipe(recipe, quality_measure="constant")) == 0.4
 
 
-def test_a_study_ends_in_its_table_and_figure(recipe, paperdoll_root, tmp_path, capsys):
-    table = run_study("quality", recipe, [0, 3])
-    output = tmp_path / "out"
-    assert table == output / "quality.md"
-    assert min(Image.open(output / "quality.png").size) > 300
-    runs = {
-        "information": "mcm_weight=0.0",
-        "length": "mcm_weight=0.0,quality_measure=length",
-        "distinct": "mcm_weight=0.0,quality_measure=distinct",
-        "constant": "margin_min=0.4,mcm_weight=0.0",
-    }
-    with open(output / "quality.csv", newline="") as file:
-        rows = {(row["arm"], row["split"]): row for row in csv.DictReader(file)}
-    assert [*rows] == [(arm, split) for arm in runs for split in ("val", "test")]
-    markdown, printed = table.read_text(), capsys.readouterr().out
-    for (arm, split), row in rows.items():
-        results = [read_results(output / "runs" / runs[arm] / f"seed-{seed}") for seed in (0, 3)]
-        assert [run["seed"] for run in results] == [0, 3]
-        for metric in ("rank1", "rank5", "rank10", "mAP", "mINP"):
-            values = [run["best"][split][metric] for run in results]
-            mean, std = statistics.mean(values), statistics.stdev(values)
-            assert float(row[f"{metric}_mean"]) == pytest.approx(mean)
-            assert float(row[f"{metric}_std"]) == pytest.approx(std)
-            assert f"{mean:.2f} ± {std:.2f}" in markdown
-        assert row["seeds"] == "2"
-        assert f"| {arm} | {split} |" in markdown and arm in printed
-    assert "best checkpoint by rank1 on val; mean ± standard deviation over the seeds 0, 3." in markdown
-    assert not list(output.rglob("checkpoint-*"))
-    assert list(output.glob("runs/*/seed-0/model.safetensors"))
-
-    # Nothing is trained twice.
-    before = finished(output)
-    table.unlink()
-    run_study("quality", recipe, [0, 3])
-    assert finished(output) == before and table.read_text() == markdown
-
-    # Runs with other settings are neither mixed with these nor lost.
-    write_recipe(recipe, data_root=str(paperdoll_root), learning_rate=0.5)
-    with pytest.raises(ValueError, match=r"runs/mcm_weight=0.0 holds runs with learning_rate None, not 0.5: choose"):
-        run_study("quality", recipe, [0, 3])
-    assert finished(output) == before
+# The folders of the quality study's runs; a constant quality is a fixed margin.
+QUALITY_RUNS = {
+    "information": "mcm_weight=0.0",
+    "length": "mcm_weight=0.0,quality_measure=length",
+    "distinct": "mcm_weight=0.0,quality_measure=distinct",
+    "constant": "margin_min=0.4,mcm_weight=0.0",
+}
 
 
-def test_an_interrupted_study_goes_on_where_it_was(paperdoll_root, tmp_path):
-    """Killed between two checkpoints, and with a checkpoint half written, it ends as one that was left alone."""
+@pytest.fixture(scope="module")
+def study(paperdoll_root, tmp_path_factory) -> Path:
+    """
+    The output folder of a study that was killed between two checkpoints of its second run, and finished by a second
+    call. Not to be written to.
+    """
+    folder = tmp_path_factory.mktemp("study")
     steps = {"max_steps": 6, "save_steps": 3, "eval_steps": 3}
-    recipe = write_recipe(tmp_path / "mine.yaml", data_root=str(paperdoll_root), **steps)
+    recipe = write_recipe(folder / "mine.yaml", data_root=str(paperdoll_root), **steps)
     command = [sys.executable, "-m", "scmm.cli", "ablate", "quality", "--seeds", "0", "--recipe", str(recipe)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    runs = tmp_path / "out" / "runs"
-    killed, later = (runs / f"mcm_weight=0.0,quality_measure={name}" / "seed-0" for name in ("length", "distinct"))
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    killed, later = (folder / "out" / "runs" / QUALITY_RUNS[name] / "seed-0" for name in ("length", "distinct"))
     while not list(killed.glob("checkpoint-*/trainer_state.json")):
         assert process.poll() is None, process.communicate()[0].decode()
         time.sleep(0.01)
@@ -170,17 +138,64 @@ def test_an_interrupted_study_goes_on_where_it_was(paperdoll_root, tmp_path):
     (killed / "checkpoint-9" / "model.safetensors").write_bytes(b"half")
     later.mkdir(exist_ok=True)  # begun, but without a checkpoint
     (later / "config.json").write_text("{")
-    before = finished(tmp_path / "out")
-    assert [*before] == ["runs/mcm_weight=0.0/seed-0/results.json"]
 
-    run_study("quality", recipe, [0])
-    after = finished(tmp_path / "out")
-    assert before.items() <= after.items() and len(after) == 4
-    assert "1 run was resumed" in (tmp_path / "out" / "quality.md").read_text()
-    undisturbed = read_recipe(recipe, mcm_weight=0.0, quality_measure="length", seed=0, output_dir=tmp_path / "whole")
-    expected, found = run_recipe(undisturbed), read_results(killed)
+    before = finished(folder / "out")
+    assert [*before] == ["runs/mcm_weight=0.0/seed-0/results.json"]
+    assert run_study("quality", recipe, [0, 3]) == folder / "out" / "quality.md"
+    assert before.items() <= finished(folder / "out").items()
+    return folder / "out"
+
+
+def test_the_table_has_the_runs_means_and_deviations(study):
+    with open(study / "quality.csv", newline="") as file:
+        rows = {(row["arm"], row["split"]): row for row in csv.DictReader(file)}
+    assert [*rows] == [(arm, split) for arm in QUALITY_RUNS for split in ("val", "test")]
+    markdown = (study / "quality.md").read_text()
+    for (arm, split), row in rows.items():
+        results = [read_results(study / "runs" / QUALITY_RUNS[arm] / f"seed-{seed}") for seed in (0, 3)]
+        assert [run["seed"] for run in results] == [0, 3]
+        for metric in ("rank1", "rank5", "rank10", "mAP", "mINP"):
+            values = [run["best"][split][metric] for run in results]
+            mean, std = statistics.mean(values), statistics.stdev(values)
+            assert float(row[f"{metric}_mean"]) == pytest.approx(mean)
+            assert float(row[f"{metric}_std"]) == pytest.approx(std)
+            assert f"{mean:.2f} ± {std:.2f}" in markdown
+        assert row["seeds"] == "2" and f"| {arm} | {split} |" in markdown
+    assert "best checkpoint by rank1 on val; mean ± standard deviation over the seeds 0, 3." in markdown
+    assert min(Image.open(study / "quality.png").size) > 300
+
+
+def test_what_was_interrupted_ends_as_if_it_had_been_left_alone(study, tmp_path):
+    values = {"mcm_weight": 0.0, "quality_measure": "length", "seed": 0, "output_dir": tmp_path / "undisturbed"}
+    expected = run_recipe(read_recipe(study.parent / "mine.yaml", **values))
+    found = read_results(study / "runs" / QUALITY_RUNS["length"] / "seed-0")
     assert found["resumed"] and not expected["resumed"]
     assert found["best"] == expected["best"] and found["last"] == expected["last"]
+    assert "1 run was resumed" in (study / "quality.md").read_text()
+
+
+def test_a_finished_run_keeps_its_model_and_not_its_checkpoints(study):
+    assert not list(study.rglob("checkpoint-*"))
+    assert len(list(study.glob("runs/*/seed-*/model.safetensors"))) == 8
+
+
+def test_nothing_is_trained_twice(study, capsys):
+    before, markdown = finished(study), (study / "quality.md").read_text()
+    run_study("quality", study.parent / "mine.yaml", [3, 0])
+    assert finished(study) == before
+    table = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert (study / "quality.md").read_text().splitlines()[: len(table)] == table
+    printed = capsys.readouterr().out
+    assert all(arm in printed for arm in QUALITY_RUNS)
+
+
+def test_runs_with_other_settings_are_neither_mixed_nor_lost(study, tmp_path):
+    before = finished(study)
+    values = yaml.safe_load((study.parent / "mine.yaml").read_text())
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**values, "learning_rate": 0.5}))
+    with pytest.raises(ValueError, match=r"runs/mcm_weight=0.0 holds runs with learning_rate None, not 0.5: choose"):
+        run_study("quality", tmp_path / "mine.yaml", [0])
+    assert finished(study) == before
 
 
 class TestMistakes:
