@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -12,6 +13,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPToken
 
 from scmm import SCMMProcessor, SCMMTrainer, load_benchmark
 from scmm.data.benchmarks import BenchmarkError
+from scmm.data.noise import noise_permutation
 from scmm.data.paperdoll import export_paperdoll, render_paperdoll
 from scmm.recipes import RecipeError, build_trainer, parse_recipe, read_recipe
 
@@ -130,6 +132,9 @@ class TestParse:
             ({"model_name_or_path": "clip"}, "either preset or model_name_or_path"),
             ({"preset": None}, "either preset or model_name_or_path"),
             ({"eval_strategy": "never"}, "never"),
+            ({"noise_ratio": 1.2}, r"noise_ratio must lie in \[0, 1\], got 1.2"),
+            ({"noise_ratio": -0.5}, r"noise_ratio must lie in \[0, 1\], got -0.5"),
+            ({"noise_ratio": 0.2, "noise_file": "noise.npy"}, "give either noise_ratio or noise_file"),
         ],
     )
     def test_a_value_out_of_range(self, values, message):
@@ -285,3 +290,34 @@ class TestBuild:
     def test_an_unknown_preset(self, recipe):
         with pytest.raises(ValueError, match="no preset 'huge'; choose one of"):
             build_trainer(recipe(preset="huge"))
+
+
+class TestNoise:
+    @staticmethod
+    def pairs(trainer: SCMMTrainer) -> list[tuple[str, int, str]]:
+        items = (trainer.train_dataset[index] for index in range(len(trainer.train_dataset)))
+        return [(item["file_name"], item["person_id"], item["caption"]) for item in items]
+
+    def test_a_share_of_training_captions_changes_places(self, recipe, caplog):
+        clean, splits = build_trainer(recipe(image_size=[32, 16]))
+        noisy, noisy_splits = build_trainer(recipe(image_size=[32, 16], noise_ratio=0.5, seed=3))
+        permutation = noise_permutation(48, 0.5, seed=3)
+        before, after = self.pairs(clean), self.pairs(noisy)
+        assert after == [(*pair[:2], before[permutation[i]][2]) for i, pair in enumerate(before)] != before
+        assert list(noisy_splits["val"]["captions"]) == list(splits["val"]["captions"])
+        assert list(noisy_splits["test"]["captions"]) == list(splits["test"]["captions"])
+        other = sum(before[source][1] != before[target][1] for target, source in enumerate(permutation))
+        assert [record.message for record in caplog.records if "Noisy" in record.message] == [
+            "Noisy correspondence: of 48 training captions 24 stand beside another pair's image, "
+            f"{other} ({other / 48:.1%}) beside another person's."
+        ]
+
+    def test_from_a_file(self, recipe, tmp_path):
+        permutation = np.roll(np.arange(48), 1)
+        np.save(tmp_path / "noise.npy", permutation)
+        before = self.pairs(build_trainer(recipe(image_size=[32, 16]))[0])
+        after = self.pairs(build_trainer(recipe(image_size=[32, 16], noise_file=tmp_path / "noise.npy"))[0])
+        assert [caption for _, _, caption in after] == [before[i - 1][2] for i in range(48)]
+        np.save(tmp_path / "noise.npy", np.arange(50))
+        with pytest.raises(ValueError, match=r"noise\.npy permutes 50 captions, but the training split has 48"):
+            build_trainer(recipe(noise_file=tmp_path / "noise.npy"))
