@@ -1,6 +1,9 @@
 """SCMMTrainer: transformers' Trainer with SCMM's objective, its batches and the field's evaluation."""
 
+import shutil
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -366,6 +369,17 @@ class SCMMTrainer(Trainer):
             num_samples=len(dataset),
         )
 
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """As [`Trainer._push_from_checkpoint`], which leaves out the model's code; a failed push is told, not hidden."""
+        if self.is_world_process_zero():
+            for code in Path(checkpoint_folder).glob("*.py"):
+                shutil.copy(code, str(self.args.output_dir))
+        told = set(self.push_in_progress.jobs) if self.push_in_progress is not None else set()
+        super()._push_from_checkpoint(checkpoint_folder)
+        if self.push_in_progress is not None:
+            for job in set(self.push_in_progress.jobs) - told:
+                job.add_done_callback(_warn_of_failed_push)
+
     def _sew_warmup(self) -> float:
         """The factor on `sew_weight` at this step, above 0 so that the term is always computed and logged."""
         steps = self.args.sew_warmup_ratio * self.state.max_steps
@@ -422,6 +436,12 @@ class _EpochOfItems(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.items.set_epoch(int(state.epoch or 0))
+
+
+def _warn_of_failed_push(job: Future) -> None:
+    """Training goes on without the Hub, but silence would let a user believe that the checkpoint is there."""
+    if not job.cancelled() and job.exception() is not None:
+        logger.warning(f"A push to the Hub failed, training goes on; the next push sends everything: {job.exception()}")
 
 
 def _mean_pairwise_cosine(embeds: Tensor) -> Tensor:
