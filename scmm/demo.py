@@ -26,6 +26,7 @@ from scmm.data.paperdoll import oracle_scores, render_paperdoll
 from scmm.modeling_scmm import SCMMModel
 from scmm.processing import SCMMProcessor
 from scmm.recipes import build_trainer, parse_recipe
+from scmm.results import write_json
 from scmm.retrieval.encode import EncodedDataset, encode_captions, encode_dataset
 from scmm.retrieval.metrics import retrieval_metrics, retrieval_metrics_from_scores
 
@@ -143,7 +144,7 @@ def _run(output_dir: Path, seed: int, console: Console) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "device": str(trainer.args.device),
     }
-    _write_json(output_dir / "metrics.json", metrics)
+    write_json(output_dir / "metrics.json", metrics)
     files = [image["path"] for image in splits["test"].cast_column("image", Image(decode=False))["image"]]
     captions = [caption for captions in splits["test"]["captions"] for caption in captions]
     _draw_ranked_results(captions, files, encoded, output_dir / "ranked_results.png")
@@ -199,9 +200,3 @@ def _print_summary(console: Console, output_dir: Path, metrics: dict[str, Any], 
         f"scmm train recipes/paperdoll.yaml --data-root {data} --output-dir runs/mine",
     ):
         console.print(f"  {command}", highlight=False, soft_wrap=True)
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)

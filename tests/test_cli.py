@@ -21,7 +21,7 @@ from scmm.retrieval.encode import encode_dataset
 from scmm.retrieval.metrics import retrieval_metrics
 
 
-COMMANDS = ("demo", "train", "evaluate", "search")
+COMMANDS = ("demo", "train", "results", "evaluate", "search")
 RECIPE = """
 dataset: paperdoll
 data_root: {root}
@@ -290,7 +290,7 @@ class TestCheckpoints:
 
     def test_a_training_checkpoint_will_do(self, scmm, recipe, mixed, tmp_path):
         code, out, _ = scmm("train", recipe())
-        assert code == 0 and f"on val is in {tmp_path / 'run'}." in out
+        assert code == 0 and f"best by rank1 on val is in {tmp_path / 'run'}." in out
         assert scmm("search", tmp_path / "run", mixed, "a man")[0] == 0
 
 
@@ -298,16 +298,14 @@ class TestTrain:
     def test_figures_and_where_they_come_from(self, scmm, recipe, tmp_path, paperdoll_root, mistake):
         code, _, _ = scmm("train", recipe(), "--output-dir", tmp_path / "other", "--seed", 3)
         assert code == 0 and not (tmp_path / "run").exists()
-        saved = {
-            split: json.loads((tmp_path / "other" / f"{split}_results.json").read_text())
-            for split in ("train", "val", "test")
-        }
-        assert saved["train"]["selection_split"] == "val"
+        saved = json.loads((tmp_path / "other" / "results.json").read_text())
+        assert saved["data"]["selection_split"] == "val" and saved["seed"] == 3
+        assert saved["recipe"] == str(tmp_path / "mine.yaml") and not saved["resumed"]
         evaluated = scmm("evaluate", tmp_path / "other", "paperdoll", paperdoll_root, "--json")[1]
         for name, value in json.loads(evaluated)["text_to_image"].items():
-            assert saved["test"][f"test_{name}"] == pytest.approx(value), name
+            assert saved["best"]["test"][name] == pytest.approx(value), name
 
-        assert f"{tmp_path / 'other'} already holds a run: add --resume" in mistake(
+        assert f"{tmp_path / 'other'} already holds a run: resume it (--resume)" in mistake(
             "train", recipe(), "--output-dir", tmp_path / "other"
         )
         assert scmm("train", recipe("num_train_epochs: 1"), "--output-dir", tmp_path / "other", "--resume")[0] == 0
@@ -343,11 +341,74 @@ class TestTrain:
                 wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
             wrapped.reraise()  # as DataLoader does in the main process
 
-        monkeypatch.setattr("scmm.recipes.build_trainer", fail)
+        monkeypatch.setattr("scmm.runs.build_trainer", fail)
         line = mistake("train", recipe())
         assert line.startswith(
             "scmm: error: image of 8 bytes: the image cannot be read: not an image of a known format"
         )
+
+
+class TestResults:
+    @pytest.fixture
+    def runs(self, tmp_path) -> Path:
+        """Three runs of one recipe, two of which differ in the seed alone."""
+        for number, (seed, margin_max, rank1) in enumerate([(0, 0.4, 40.0), (1, 0.4, 42.0), (0, 0.9, 30.0)]):
+            metrics = {"rank1": rank1, "rank5": 60.0, "rank10": 70.0, "mAP": 35.0, "mINP": 20.0}
+            figures = {"epoch": 3.0, "step": 9, "val": metrics, "test": metrics}
+            results = {
+                "recipe": "recipes/mine.yaml",
+                "data": {"dataset": "paperdoll", "root": "data", "selection_split": "val"},
+                "seed": seed,
+                "selection": {"split": "val", "metric": "rank1"},
+                "best": figures,
+                "last": figures,
+                "arguments": {"margin_max": margin_max} if margin_max != 0.4 else {},
+            }
+            (tmp_path / "runs" / str(number)).mkdir(parents=True)
+            (tmp_path / "runs" / str(number) / "results.json").write_text(json.dumps(results))
+        return tmp_path / "runs"
+
+    def test_json(self, scmm, runs):
+        code, out, _ = scmm("results", runs / "0", runs / "1", "--json")
+        best, last = json.loads(out)
+        assert code == 0 and (best["checkpoint"], last["checkpoint"]) == ("best", "last")
+        assert best["seeds"] == [0, 1] and best["test"]["rank1"] == pytest.approx({"mean": 41, "std": 2**0.5})
+        assert best["arguments"] == {}
+
+    def test_a_folder_of_runs_in_markdown(self, scmm, runs):
+        code, out, _ = scmm("results", runs, runs / "0", "--markdown")
+        lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines()]
+        assert code == 0 and lines[0][:6] == ["recipe", "data", "arguments", "model", "seeds", "epoch"]
+        assert lines[1][0] == "---" and lines[1][-1] == "---:"
+        assert lines[2][:7] == [
+            "mine",
+            "paperdoll",
+            "margin_max=None",
+            "best on val",
+            "2",
+            "3.0 ± 0.0",
+            "41.00 ± 1.41",
+        ]
+        assert lines[4][2:7] == ["margin_max=0.9", "best on val", "1", "3.0", "30.00"]
+        assert len(lines) == 6 and {len(line) for line in lines} == {12}
+
+    def test_table(self, scmm, runs, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "200")
+        code, out, _ = scmm("results", runs)
+        assert code == 0 and "41.00 ± 1.41" in out and "best on val" in out
+
+    def test_mistakes(self, mistake, runs, tmp_path):
+        assert f"{tmp_path / 'none'} is not a folder" in mistake("results", runs, tmp_path / "none")
+        (tmp_path / "empty").mkdir()
+        assert f"{tmp_path / 'empty'} has no results.json" in mistake("results", runs, tmp_path / "empty")
+        for text, message in [
+            ("{", "is broken"),
+            ("[]", "not the results of a run"),
+            ("{}", "has no data, recipe"),
+        ]:
+            (runs / "1" / "results.json").write_text(text)
+            line = mistake("results", runs)
+            assert str(runs / "1" / "results.json") in line and message in line
 
 
 class TestProcess:

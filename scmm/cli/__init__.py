@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from scmm.cli import hub, retrieval, training
+from scmm.cli import hub, results, retrieval, training
 
 
 app = typer.Typer(
@@ -15,7 +15,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for group in (training, retrieval, hub):
+for group in (training, results, retrieval, hub):
     app.add_typer(group.app)
 
 
