@@ -1,15 +1,12 @@
 """SCMMTrainer: transformers' Trainer with SCMM's objective, its batches and the field's evaluation."""
 
-import shutil
-from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
@@ -18,6 +15,7 @@ from scmm.data.collator import CaptionItems, SCMMDataCollator
 from scmm.data.samplers import LengthGroupedSampler
 from scmm.data.transforms import TrainingAugmentation
 from scmm.distributed import gather_with_gradient
+from scmm.hub.pushes import HubTrainer
 from scmm.losses import SCMMLoss
 from scmm.optimizer import MuonHybrid
 from scmm.processing import SCMMProcessor
@@ -122,6 +120,10 @@ class SCMMTrainingArguments(TrainingArguments):
         if self.mcm_weight > 0 and self.mask_probability == 0:
             raise ValueError("mask_probability is 0: there is nothing to model. Set mcm_weight to 0 as well.")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the token: the trainer pickles its arguments into `training_args.bin`, and pushes that file."""
+        return {**vars(self), "hub_token": None}
+
     def loss_function(self) -> SCMMLoss:
         """The objective that these arguments describe."""
         return SCMMLoss(
@@ -142,7 +144,7 @@ class SCMMTrainingArguments(TrainingArguments):
         )
 
 
-class SCMMTrainer(Trainer):
+class SCMMTrainer(HubTrainer):
     """
     Trains [`SCMMForPreTraining`] with the weighted objective of [`SCMMLoss`].
 
@@ -369,17 +371,6 @@ class SCMMTrainer(Trainer):
             num_samples=len(dataset),
         )
 
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """As [`Trainer._push_from_checkpoint`], which leaves out the model's code; a failed push is told, not hidden."""
-        if self.is_world_process_zero():
-            for code in Path(checkpoint_folder).glob("*.py"):
-                shutil.copy(code, str(self.args.output_dir))
-        told = set(self.push_in_progress.jobs) if self.push_in_progress is not None else set()
-        super()._push_from_checkpoint(checkpoint_folder)
-        if self.push_in_progress is not None:
-            for job in set(self.push_in_progress.jobs) - told:
-                job.add_done_callback(_warn_of_failed_push)
-
     def _sew_warmup(self) -> float:
         """The factor on `sew_weight` at this step, above 0 so that the term is always computed and logged."""
         steps = self.args.sew_warmup_ratio * self.state.max_steps
@@ -436,12 +427,6 @@ class _EpochOfItems(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.items.set_epoch(int(state.epoch or 0))
-
-
-def _warn_of_failed_push(job: Future) -> None:
-    """Training goes on without the Hub, but silence would let a user believe that the checkpoint is there."""
-    if not job.cancelled() and job.exception() is not None:
-        logger.warning(f"A push to the Hub failed, training goes on; the next push sends everything: {job.exception()}")
 
 
 def _mean_pairwise_cosine(embeds: Tensor) -> Tensor:

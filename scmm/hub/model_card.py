@@ -12,16 +12,15 @@ import torch
 import yaml
 from huggingface_hub import EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
-from scmm.configuration import SCMMConfig
+from scmm.configuration import PRESETS, SCMMConfig
 from scmm.modeling_scmm import SCMMModel
+from scmm.results import METRICS, RESULTS_NAME, read_results
 
 
-RESULTS_NAME = "results.json"
 CARD_NAME = "README.md"
 EVAL_RESULTS_FOLDER = ".eval_results"  # where the Hub looks for them
 EMISSIONS_NAME = "emissions.csv"  # codecarbon's, written into a trainer's output folder
 
-METRICS = {"rank1": "rank-1", "rank5": "rank-5", "rank10": "rank-10", "mAP": "mAP", "mINP": "mINP"}
 DATASET_NAMES = {
     "paperdoll": "PaperDoll, drawn pedestrians",
     "cuhk-pedes": "CUHK-PEDES",
@@ -29,6 +28,8 @@ DATASET_NAMES = {
     "rstpreid": "RSTPReid",
 }
 TAGS = ["scmm", "text-based-person-search", "text-to-image-retrieval", "person-re-identification"]
+
+RANDOM_WEIGHTS = "random weights"  # what a model started from that was made from a configuration
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -39,6 +40,7 @@ def write_model_card(
     *,
     repo_id: str | None = None,
     dataset_id: str | None = None,
+    metadata: dict[str, Any] | None = None,
 ) -> Path:
     """
     Writes the model card of a checkpoint, `README.md`, and its metrics as `.eval_results/*.yaml`.
@@ -51,6 +53,8 @@ def write_model_card(
             load the folder.
         dataset_id (`str`, *optional*): the data set's id on the Hub, for the card's metadata and the metrics; by
             default the metrics name the data set as `scmm` does, and the metadata none.
+        metadata (`dict`, *optional*): fields of `huggingface_hub.ModelCardData` in place of the card's own, as far as
+            they are not `None`; tags are added.
 
     Returns:
         `Path`: the card's file.
@@ -74,12 +78,13 @@ def write_model_card(
     """
     folder = Path(folder)
     if results is None:
-        results = _read_json(folder / RESULTS_NAME) if (folder / RESULTS_NAME).is_file() else {}
+        results = read_results(folder) if (folder / RESULTS_NAME).is_file() else {}
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} holds no checkpoint: it has no config.json.")
-    config = SCMMConfig(**_read_json(folder / "config.json"))
+    config = SCMMConfig.from_pretrained(folder)
     carbon = _read_emissions(folder / EMISSIONS_NAME)
-    card = model_card(config, results, name=repo_id or str(folder), carbon=carbon, dataset_id=dataset_id)
+    metadata = {**(metadata or {}), **({"datasets": dataset_id} if dataset_id else {})}
+    card = model_card(config, results, name=repo_id or str(folder), carbon=carbon, metadata=metadata)
     _write_text(folder / CARD_NAME, str(card))
     entries = eval_results(results, dataset_id=dataset_id)
     if entries:
@@ -95,7 +100,7 @@ def model_card(
     *,
     name: str,
     carbon: dict[str, Any] | None = None,
-    dataset_id: str | None = None,
+    metadata: dict[str, Any] | None = None,
 ) -> ModelCard:
     """
     Renders a model card.
@@ -106,7 +111,7 @@ def model_card(
         name (`str`): id on the Hub, or folder, that the examples load.
         carbon (`dict`, *optional*): `emissions` in kg of CO2 equivalent, `energy_consumed` in kWh, `duration` in
             seconds and `country_name`, as codecarbon records them.
-        dataset_id (`str`, *optional*): the data set's id on the Hub.
+        metadata (`dict`, *optional*): as in [`write_model_card`].
 
     Returns:
         `huggingface_hub.ModelCard`
@@ -124,20 +129,8 @@ def model_card(
     dataset = results.get("data", {}).get("dataset")
     start = results.get("model", {}).get("start")
     # A preset has no slash, and a folder of this machine is nobody's business.
-    base_model = start if start and _HUB_ID.fullmatch(start) and not Path(start).exists() else None
-    emissions = {} if carbon is None else {"co2_eq_emissions": _emissions_metadata(carbon, results)}
-    free = dataset == "paperdoll" and start in ("tiny", "base")
-    data = ModelCardData(
-        language="en",
-        license="apache-2.0" if free else "other",
-        license_name=None if free else "see-data-and-licenses",
-        library_name="transformers",
-        pipeline_tag="zero-shot-image-classification",
-        tags=TAGS,
-        base_model=base_model,
-        datasets=None if dataset_id is None else [dataset_id],
-        **emissions,
-    )
+    is_on_hub = start is not None and _HUB_ID.fullmatch(start) is not None and not Path(start).exists()
+    data = _card_data(results, start if is_on_hub else None, carbon, metadata or {})
     return ModelCard.from_template(
         data,
         template_str=files("scmm.hub").joinpath("model_card_template.md").read_text(encoding="utf-8"),
@@ -150,16 +143,16 @@ def model_card(
         results=results,
         dataset=dataset,
         dataset_name=DATASET_NAMES.get(dataset, dataset) or "not recorded",
-        base_model=base_model,
-        start=_describe_start(start, base_model),
+        base_model=data.base_model,
+        start=_describe_start(start, is_on_hub),
         selection=_describe_selection(results),
         duration=_describe_seconds(results.get("wall_seconds") or 0),
         hardware=_describe_hardware(results.get("hardware")),
         versions=", ".join(f"{name} {version}" for name, version in results.get("versions", {}).items()),
         arguments=[
-            (argument, json.dumps(value) if not isinstance(value, str) else value)
+            (argument, " ".join(value.split()) if isinstance(value, str) else json.dumps(value))
             for argument, value in results.get("arguments", {}).items()
-            if not _is_path(value) and "token" not in argument
+            if argument != "model_name_or_path"  # what it started from, which stands above
         ],
         metrics=METRICS,
         scores=_score_rows(results),
@@ -207,6 +200,27 @@ def eval_results(results: dict[str, Any], *, dataset_id: str | None = None) -> l
     ]
 
 
+def _card_data(
+    results: dict[str, Any], base_model: str | None, carbon: dict[str, Any] | None, given: dict[str, Any]
+) -> ModelCardData:
+    """The metadata at the top of a card, which the Hub's search and filters read."""
+    is_free = results.get("data", {}).get("dataset") == "paperdoll" and _starts_at_random(results)
+    given = {name: value for name, value in given.items() if value is not None}
+    tags = given.pop("tags", [])
+    fields: dict[str, Any] = {
+        "language": "en",
+        "license": "apache-2.0" if is_free else "other",
+        "license_name": None if is_free or "license" in given else "see-data-and-licenses",
+        "library_name": "transformers",
+        "pipeline_tag": "zero-shot-image-classification",
+        "tags": [*TAGS, *([tags] if isinstance(tags, str) else tags)],
+        "base_model": base_model,
+        "co2_eq_emissions": None if carbon is None else _emissions_metadata(carbon, results),
+        **given,
+    }
+    return ModelCardData(**fields)
+
+
 def _splits(checkpoint: dict[str, Any]) -> dict[str, dict[str, float]]:
     """The metrics by split, beside which a checkpoint has its epoch and step."""
     return {name: values for name, values in checkpoint.items() if isinstance(values, dict)}
@@ -233,15 +247,21 @@ def _describe_selection(results: dict[str, Any]) -> str:
     if not selection.get("metric"):
         return f"the last one{place}"
     split = f" on the split {selection['split']}" if selection.get("split") else ""
-    return f"the best by {selection['metric']}{split}{place}"
+    return f"the best by {METRICS.get(selection['metric'], selection['metric'])}{split}{place}"
 
 
-def _describe_start(start: str | None, base_model: str | None) -> str:
-    if base_model is not None:
+def _starts_at_random(results: dict[str, Any]) -> bool:
+    return results.get("model", {}).get("start") in (*PRESETS, RANDOM_WEIGHTS)
+
+
+def _describe_start(start: str | None, is_on_hub: bool) -> str:
+    if is_on_hub:
         return f"[{start}](https://huggingface.co/{start})"
-    if start in ("tiny", "base"):
+    if start in PRESETS:
         return f"random weights (preset `{start}`)"
-    return "a local checkpoint" if start else "not recorded"
+    if start == RANDOM_WEIGHTS:
+        return start
+    return "a checkpoint on the disk" if start else "not recorded"
 
 
 def _describe_hardware(hardware: dict[str, Any] | None) -> str:
@@ -263,11 +283,6 @@ def _describe_seconds(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def _is_path(value: Any) -> bool:
-    """Folders of the machine that trained tell a reader nothing, and may tell a name."""
-    return isinstance(value, str) and (os.path.isabs(value) or Path(value).exists())
-
-
 def _count_parameters(config: SCMMConfig) -> int:
     """Of the dual encoder, without what only training needs."""
     with torch.device("meta"):
@@ -278,7 +293,7 @@ def _emissions_metadata(carbon: dict[str, Any], results: dict[str, Any]) -> dict
     metadata = {
         "emissions": round(1000 * carbon["emissions"], 6),  # the Hub counts grams
         "source": "codecarbon",
-        "training_type": "fine-tuning" if results.get("model", {}).get("start") not in ("tiny", "base") else "pre-training",
+        "training_type": "pre-training" if _starts_at_random(results) else "fine-tuning",
         "geographical_location": carbon["country_name"],
         "hardware_used": _describe_hardware(results.get("hardware")),
     }
@@ -298,17 +313,7 @@ def _read_emissions(path: Path) -> dict[str, Any] | None:
         raise ValueError(f"{path} is not codecarbon's record of emissions: {error!r}.") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} holds no JSON object.")
-    return values
-
-
 def _write_text(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
     partial.replace(path)

@@ -39,9 +39,7 @@ class HubClient:
         import_scmm_from (`Path`, *optional*): the folder that holds the package; without it, `import scmm` fails.
     """
 
-    def __init__(
-        self, endpoint: str, home: Path, python: str = sys.executable, import_scmm_from: Path | None = None
-    ):
+    def __init__(self, endpoint: str, home: Path, python: str = sys.executable, import_scmm_from: Path | None = None):
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
         environment |= {
             "HF_ENDPOINT": endpoint,

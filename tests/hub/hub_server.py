@@ -1,8 +1,8 @@
 """
 A Hub on 127.0.0.1, in memory: repositories of models and datasets with branches and commits, regular and LFS files.
 
-It speaks as much of the Hub's API as `huggingface_hub` needs to create, commit, list and download, without Xet: clients
-set `HF_ENDPOINT` to its `url` and `HF_HUB_DISABLE_XET=1`. Faults that a test asks for happen once each.
+It speaks as much of the Hub's API as `huggingface_hub` needs to create, commit, list and download, without Xet:
+clients set `HF_ENDPOINT` to its `url` and `HF_HUB_DISABLE_XET=1`. Faults that a test asks for happen once each.
 
     with HubServer() as hub:
         hub.fail("PUT /lfs/", "cut")  # the next upload of an LFS object breaks off in its middle
@@ -352,16 +352,20 @@ class _Handler(BaseHTTPRequestHandler):
             raise HubError(404, f"{path} does not exist on {revision!r}", "EntryNotFound")
         folders = {prefix + other[len(prefix) :].split("/")[0] for other in inside if "/" in other[len(prefix) :]}
         if "true" in str(self.query.get("recursive")).lower():
-            folders = {other[:cut.start()] for other in inside for cut in re.finditer("/", other)}
+            folders = {other[: cut.start()] for other in inside for cut in re.finditer("/", other)}
             folders = {folder for folder in folders if folder.startswith(prefix)}
         else:
             inside = [other for other in inside if "/" not in other[len(prefix) :]]
-        entries = [{"type": "directory", "path": folder, "oid": blob_id(folder.encode())} for folder in sorted(folders)]
+        entries = [
+            {"type": "directory", "path": folder, "oid": blob_id(folder.encode())} for folder in sorted(folders)
+        ]
         return entries + [self.entry(commit, other) for other in inside]
 
     def paths_info(self, kind: str, name: str, revision: str) -> list[dict]:
         commit = self.repository(kind, name).at(revision)
-        wanted = json.loads(self.body)["paths"] if self.body.startswith(b"{") else parse_qs(self.body.decode())["paths"]
+        wanted = (
+            json.loads(self.body)["paths"] if self.body.startswith(b"{") else parse_qs(self.body.decode())["paths"]
+        )
         return [self.entry(commit, path) for path in wanted if path in commit.files]
 
     def entry(self, commit: Commit, path: str) -> dict[str, Any]:
