@@ -66,8 +66,8 @@ class HubClient:
         return Result(**json.loads(self.process.stdout.readline()))
 
     def close(self) -> None:
-        self.process.stdin.close()
-        self.process.wait(timeout=30)
+        self.process.kill()
+        self.process.communicate()
 
 
 def _serve() -> None:

@@ -101,7 +101,7 @@ def pushed(client, checkpoint) -> str:
     return "tester/pair"
 
 
-def train(client, paperdoll_root, output_dir, name, push_at_end=False, **options):
+def train(client, paperdoll_root, output_dir, name, push_at_end=False, hub_token=TOKEN, **options):
     defaults = {"push_to_hub": True, "hub_strategy": "every_save", "hub_always_push": True, "save_total_limit": None}
     return client.run(
         TRAIN,
@@ -109,7 +109,7 @@ def train(client, paperdoll_root, output_dir, name, push_at_end=False, **options
         data=str(paperdoll_root),
         output_dir=str(output_dir),
         name=name,
-        hub_token=TOKEN,
+        hub_token=hub_token,
         push_at_end=push_at_end,
         options={**defaults, **options},
     )
