@@ -30,7 +30,7 @@ from scmm.recipes import build_trainer, parse_recipe
 from scmm.results import RESULTS_NAME, write_json
 from scmm.retrieval.encode import EncodedDataset, encode_captions, encode_dataset
 from scmm.retrieval.metrics import retrieval_metrics, retrieval_metrics_from_scores
-from scmm.runs import changed_arguments, environment
+from scmm.runs import changed_arguments, count, environment
 
 
 logger = logging.getLogger(__name__)
@@ -149,7 +149,13 @@ def _run(output_dir: Path, seed: int, console: Console) -> dict[str, Any]:
         "device": str(trainer.args.device),
     }
     write_json(output_dir / "metrics.json", metrics)
-    write_json(checkpoint / RESULTS_NAME, _results(trainer, metrics, arguments, recipe["data_root"]))
+    data = {
+        "dataset": "paperdoll",
+        "root": recipe["data_root"],
+        "selection_split": "val",
+        "train": count(splits["train"]),
+    }
+    write_json(checkpoint / RESULTS_NAME, {"data": data, "arguments": arguments, **_results(trainer, metrics)})
     write_model_card(checkpoint)
     files = [image["path"] for image in splits["test"].cast_column("image", Image(decode=False))["image"]]
     captions = [caption for captions in splits["test"]["captions"] for caption in captions]
@@ -167,12 +173,11 @@ def _run(output_dir: Path, seed: int, console: Console) -> dict[str, Any]:
     return metrics
 
 
-def _results(trainer: Any, metrics: dict[str, Any], arguments: dict[str, Any], data_root: str) -> dict[str, Any]:
+def _results(trainer: Any, metrics: dict[str, Any]) -> dict[str, Any]:
     """The facts of the run as `scmm train` records them, for the model card."""
     state, step = trainer.state, trainer.state.best_global_step
     epoch = next(entry["epoch"] for entry in state.log_history if entry["step"] == step)
     return {
-        "data": {"dataset": "paperdoll", "root": data_root, "selection_split": "val"},
         "recipe": "scmm demo",
         "seed": metrics["run"]["seed"],
         "selection": {"split": "val", "metric": "rank1"},
@@ -180,7 +185,6 @@ def _results(trainer: Any, metrics: dict[str, Any], arguments: dict[str, Any], d
         "last": {"epoch": state.epoch, "step": state.global_step},  # not evaluated by itself
         "oracle": metrics["oracle"],
         "notes": ["Test figures were looked at while the recipe was chosen, so they are optimistic too."],
-        "arguments": arguments,
         "model": {"parameters": metrics["run"]["parameters"], "start": RECIPE["preset"]},
         **environment(trainer.args.device),
         "wall_seconds": metrics["run"]["training_seconds"],

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import get_last_checkpoint
@@ -96,7 +96,12 @@ def run_recipe(recipe: Recipe, source: str | os.PathLike = "recipe", resume: boo
 
     metric = str(args.metric_for_best_model).removeprefix("eval_") if selects_best else None
     results = {
-        "data": {"dataset": data.dataset, "root": str(data.data_root), "selection_split": data.eval_split},
+        "data": {
+            "dataset": data.dataset,
+            "root": str(data.data_root),
+            "selection_split": data.eval_split,
+            "train": count(splits["train"]),
+        },
         "recipe": str(source),
         "seed": args.seed,
         "selection": {"split": data.eval_split, "metric": metric},
@@ -150,6 +155,12 @@ def _metrics(trainer: SCMMTrainer, splits: DatasetDict, names: list[str]) -> dic
             if key.startswith(f"{name}_") and not key.endswith(timing)
         }
     return found
+
+
+def count(dataset: Dataset) -> dict[str, int]:
+    """How much a data set holds."""
+    captions = sum(len(captions) for captions in dataset["captions"])
+    return {"people": len(set(dataset["person_id"])), "images": len(dataset), "captions": captions}
 
 
 def environment(device: torch.device) -> dict[str, dict[str, Any]]:

@@ -71,8 +71,8 @@ def write_model_card(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     SCMMConfig.from_preset("tiny").save_pretrained(folder)
     ...     card = write_model_card(folder, repo_id="me/person-search").read_text()
-    >>> card.splitlines()[card.splitlines().index("## Use") - 3]
-    '| language | English |'
+    >>> [line for line in card.splitlines() if "scmm search" in line]
+    ['With the package: `scmm search me/person-search path/to/crops "a man in a blue jacket" --picture found.png`.']
 
     ```
     """
