@@ -31,9 +31,16 @@ class RecipeError(ValueError):
 class DataArguments:
     """Which data to train on."""
 
-    dataset: str = field(metadata={"help": "cuhk-pedes, icfg-pedes, rstpreid or paperdoll."})
-    data_root: str = field(metadata={"help": "The folder that contains the data set's own folder."})
+    dataset: str = field(metadata={"help": "cuhk-pedes, icfg-pedes, rstpreid, paperdoll, json or folder."})
+    data_root: str = field(metadata={"help": "The folder that contains the data set's own folder; of json the file."})
     eval_split: str = field(default="val", metadata={"help": "The split that selects the best checkpoint."})
+    hold_out_identities: int = field(
+        default=0, metadata={"help": "Training identities to make a validation split of, for a set without one."}
+    )
+    fields: dict | None = field(
+        default=None, metadata={"help": "Of json and folder: which key of a record holds what."}
+    )
+    image_root: str | None = field(default=None, metadata={"help": "Of json and folder: the folder of the images."})
 
 
 @dataclass
@@ -157,16 +164,18 @@ def build_trainer(recipe: Recipe) -> tuple[SCMMTrainer, DatasetDict]:
         RecipeError, BenchmarkError, OSError: if data or model cannot be loaded.
     """
     data, model_args, args = recipe
-    splits = load_benchmark(data.dataset, data.data_root)
-    for split in ("train", data.eval_split):
-        if split not in splits:
-            raise RecipeError(
-                f"{data.dataset} in {data.data_root} has no split {split!r}, only {sorted(splits)}: set eval_split."
-            )
-    captions = [caption for captions in splits["train"]["captions"] for caption in captions]
+    splits = load_benchmark(
+        data.dataset,
+        data.data_root,
+        fields=data.fields,
+        image_root=data.image_root,
+        hold_out_identities=data.hold_out_identities,  # by one seed, whatever the run's: runs are selected alike
+    )
+    train_split, eval_split = splits["train"], splits[data.eval_split]
+    captions = [caption for captions in train_split["captions"] for caption in captions]
     set_seed(args.seed)
-    processor, model = _build_model(model_args, args, captions, identities=len(set(splits["train"]["person_id"])))
-    trainer = SCMMTrainer(model, args, splits["train"], splits[data.eval_split], processing_class=processor)
+    processor, model = _build_model(model_args, args, captions, identities=len(set(train_split["person_id"])))
+    trainer = SCMMTrainer(model, args, train_split, eval_split, processing_class=processor)
     return trainer, splits
 
 

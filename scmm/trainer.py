@@ -1,5 +1,6 @@
 """SCMMTrainer: transformers' Trainer with SCMM's objective, its batches and the field's evaluation."""
 
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from scmm.data.collator import CaptionItems, SCMMDataCollator
-from scmm.data.samplers import LengthGroupedSampler
+from scmm.data.samplers import IdentityBalancedSampler, LengthGroupedSampler
 from scmm.data.transforms import TrainingAugmentation
 from scmm.distributed import gather_with_gradient
 from scmm.hub.pushes import HubTrainer
@@ -26,6 +27,8 @@ from scmm.retrieval.metrics import retrieval_metrics
 logger = logging.get_logger(__name__)
 
 COLLAPSED_COSINE = 0.99
+
+SAMPLING_STRATEGIES = ("random", "sequential", "group_by_length", "identity_balanced")
 
 
 @dataclass
@@ -48,9 +51,13 @@ class SCMMTrainingArguments(TrainingArguments):
         mask_global_branch (`bool`, defaults to `False`): lets the global branch see the masked caption.
         flip_probability, crop_padding, erasing_probability: see [`~scmm.data.transforms.TrainingAugmentation`].
         cache_images (`bool`, defaults to `False`): see [`SCMMDataCollator`].
+        train_sampling_strategy (`str`, defaults to `"random"`):
+            The order of an epoch: also transformers' `"sequential"` and `"group_by_length"`, and
+            `"identity_balanced"`, see [`~scmm.data.samplers.IdentityBalancedSampler`].
+        images_per_identity (`int`, defaults to 4): captions of each person in an identity-balanced batch.
         learning_rate_multipliers (`dict[str, float]`, *optional*):
-            Factors on the learning rate of modules, by the module's name, such as `{"decoder": 5.0}` for what is newly
-            initialized.
+            Factors on the learning rate of modules and weights, by their name, such as `{"decoder": 5.0}` for what is
+            newly initialized.
         muon_learning_rate (`float`, *optional*):
             Trains the matrices inside the layers with Muon at this rate, and only the rest with `optim` and
             `learning_rate`; see [`~scmm.optimizer.MuonHybrid`].
@@ -92,6 +99,9 @@ class SCMMTrainingArguments(TrainingArguments):
     crop_padding: int = field(default=10, metadata={"help": "Pixels to pad before the random crop."})
     erasing_probability: float = field(default=0.0, metadata={"help": "How often to erase a rectangle."})
     cache_images: bool = field(default=False, metadata={"help": "Keep resized images in memory."})
+    images_per_identity: int = field(
+        default=4, metadata={"help": "Captions of each person in an identity-balanced batch."}
+    )
     learning_rate_multipliers: dict | None = field(
         default=None, metadata={"help": "Factors on the learning rate by module name."}
     )
@@ -117,6 +127,12 @@ class SCMMTrainingArguments(TrainingArguments):
                 raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
         if self.crop_padding < 0:
             raise ValueError(f"crop_padding must not be negative, got {self.crop_padding}.")
+        if self.images_per_identity < 1:
+            raise ValueError(f"images_per_identity must be at least 1, got {self.images_per_identity}.")
+        if self.train_sampling_strategy not in SAMPLING_STRATEGIES:
+            raise ValueError(
+                f"train_sampling_strategy must be one of {SAMPLING_STRATEGIES}, got {self.train_sampling_strategy!r}."
+            )
         if self.mcm_weight > 0 and self.mask_probability == 0:
             raise ValueError("mask_probability is 0: there is nothing to model. Set mcm_weight to 0 as well.")
 
@@ -149,7 +165,9 @@ class SCMMTrainer(HubTrainer):
     Trains [`SCMMForPreTraining`] with the weighted objective of [`SCMMLoss`].
 
     Every log has each term by its name (`loss_sew`, `loss_mcm`, ...) and `contrastive_batch`, the number of pairs that
-    a loss compares: batch size times processes, which gradient accumulation does not enlarge. Evaluation embeds each
+    a loss compares: batch size times processes, which gradient accumulation does not enlarge. It also has `data_wait`,
+    the share of the steps' time since the last log in which training waited for its next batch: far above 0, images
+    are not decoded fast enough, which more `dataloader_num_workers` or `cache_images` mend. Evaluation embeds each
     image and each caption once and reports `eval_rank1`, `eval_mAP` and the others of
     [`~scmm.retrieval.metrics.retrieval_metrics`].
 
@@ -232,7 +250,9 @@ class SCMMTrainer(HubTrainer):
         self.loss_function = args.loss_function()
         self._term_sums: dict[str, Tensor] = {}
         self._num_terms = 0
+        self._step_started = self._waited = self._stepped = 0.0  # seconds
         self._collapse_warned = False
+        self.add_callback(_EndOfStep(self))
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(_ProgressBar)
         if train_dataset is not None:
@@ -257,8 +277,11 @@ class SCMMTrainer(HubTrainer):
         return super().train(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
-        if self.args.train_sampling_strategy == "group_by_length":
-            return LengthGroupedSampler(self.train_dataset, self.args.train_batch_size * self.args.world_size)
+        strategy, batch_size = self.args.train_sampling_strategy, self.args.train_batch_size * self.args.world_size
+        if strategy == "group_by_length":
+            return LengthGroupedSampler(self.train_dataset, batch_size)
+        if strategy == "identity_balanced":
+            return IdentityBalancedSampler(self.train_dataset, batch_size, self.args.images_per_identity)
         return super()._get_train_sampler(train_dataset)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler | None:
@@ -280,9 +303,9 @@ class SCMMTrainer(HubTrainer):
     def _multiply_learning_rates(self, optimizer: torch.optim.Optimizer, multipliers: dict[str, float]) -> None:
         factor_of: dict[int, float] = {}
         for module, factor in multipliers.items():
-            found = [id(weight) for name, weight in self.model.named_parameters() if f".{module}." in f".{name}"]
+            found = [id(weight) for name, weight in self.model.named_parameters() if f".{module}." in f".{name}."]
             if not found:
-                raise ValueError(f"learning_rate_multipliers: the model has no module {module!r}.")
+                raise ValueError(f"learning_rate_multipliers: the model has no module or weight {module!r}.")
             factor_of.update(dict.fromkeys(found, float(factor)))
         groups = []
         for group in optimizer.param_groups:
@@ -291,6 +314,13 @@ class SCMMTrainer(HubTrainer):
                 if weights:
                     groups.append({**group, "params": weights, "lr": group["lr"] * factor})
         optimizer.param_groups = groups
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """As [`Trainer.get_batch_samples`], with a look at the clock: here training waits for its data."""
+        self._step_started = time.perf_counter()
+        batches = super().get_batch_samples(*args, **kwargs)
+        self._waited += time.perf_counter() - self._step_started
+        return batches
 
     def compute_loss(
         self,
@@ -334,10 +364,12 @@ class SCMMTrainer(HubTrainer):
         if "loss" in logs and self._num_terms:
             names = list(self._term_sums)
             means = torch.stack([self._term_sums[name] for name in names]) / self._num_terms
+            means = torch.cat([means, means.new_tensor([self._waited / max(self._stepped, 1e-9)])])
             means = self.accelerator.reduce(means, reduction="mean")
-            logs.update(dict(zip(names, means.tolist(), strict=True)))
+            logs.update(dict(zip([*names, "data_wait"], means.tolist(), strict=True)))
             logs["contrastive_batch"] = self.args.per_device_train_batch_size * self.args.world_size
             self._term_sums, self._num_terms = {}, 0
+            self._waited = self._stepped = 0.0
             self._warn_of_collapse(logs)
         super().log(logs, *args, **kwargs)
 
@@ -417,6 +449,16 @@ class _ProgressBar(ProgressCallback):
                 self.shown[label] = f"{logs[name]:.2f}"
         if self.training_bar is not None:
             self.training_bar.set_postfix(self.shown)
+
+
+class _EndOfStep(TrainerCallback):
+    """Ends the time of a step, which evaluation and saving are no part of."""
+
+    def __init__(self, trainer: SCMMTrainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer._stepped += time.perf_counter() - self.trainer._step_started
 
 
 class _EpochOfItems(TrainerCallback):

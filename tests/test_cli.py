@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 import typer
 from PIL import Image
@@ -21,7 +22,7 @@ from scmm.retrieval.encode import encode_dataset
 from scmm.retrieval.metrics import retrieval_metrics
 
 
-COMMANDS = ("demo", "train", "results", "evaluate", "search")
+COMMANDS = ("demo", "train", "results", "evaluate", "search", "data check")
 RECIPE = """
 dataset: paperdoll
 data_root: {root}
@@ -37,38 +38,6 @@ save_steps: 1
 eval_strategy: steps
 eval_steps: 1
 """
-
-
-@pytest.fixture
-def scmm(monkeypatch, capsys):
-    """Runs a command in this process; returns its exit code and what it wrote to stdout and stderr."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["scmm", *map(str, args)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
-def mistake(scmm):
-    """Runs a command that has to fail and returns the one line that it says."""
-
-    def run(*args: object) -> str:
-        code, out, err = scmm(*args)
-        assert code == 2 and out == ""
-        assert "Traceback" not in err
-        assert [line for line in err.splitlines() if line.startswith("scmm: error: ")] == err.splitlines()[-1:]
-        return err.splitlines()[-1]
-
-    return run
 
 
 @pytest.fixture
@@ -104,21 +73,28 @@ class TestHelp:
         assert result.exit_code == 0
         return " ".join(re.sub(r"[│╭╮╰╯─]", " ", result.output).split())
 
+    def command(self, command: str) -> click.Command:
+        found = typer.main.get_command(cli.app)
+        for name in command.split():
+            found = found.commands[name]
+        return found
+
     def test_the_commands_are_listed(self):
         text = self.help_of()
         assert "Find the images of a person from a sentence." in text
-        assert all(command in text for command in COMMANDS)
+        assert all(command.split()[0] in text for command in COMMANDS)
+        assert "check" in self.help_of("data")
 
     @pytest.mark.parametrize("command", COMMANDS)
     def test_the_example_is_one_that_works(self, command):
-        example = re.search(rf"Example: scmm ({command} .*)$", self.help_of(command))[1]
-        name, *args = shlex.split(example)
-        context = typer.main.get_command(cli.app).commands[name].make_context(name, args)
+        example = re.search(rf"Example: scmm {command} (.*)$", self.help_of(*command.split()))[1]
+        args = shlex.split(example)
+        context = self.command(command).make_context(command, list(args))
         assert len(context.params) >= len(args) / 2
 
     @pytest.mark.parametrize("command", COMMANDS)
     def test_every_option_is_explained(self, command):
-        for parameter in typer.main.get_command(cli.app).commands[command].params:
+        for parameter in self.command(command).params:
             assert parameter.name == "help" or parameter.help, parameter.name
 
     def test_no_arguments_show_the_help(self, scmm):
@@ -129,7 +105,7 @@ class TestHelp:
         script = f"""
 import sys
 from scmm.cli import main
-for args in [], *([command] for command in {COMMANDS}):
+for args in [], *(command.split() for command in {COMMANDS}):
     sys.argv = ["scmm", *args, "--help"]
     try:
         main()

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from scmm import SCMMProcessor, SCMMTrainer
+from scmm import SCMMProcessor, SCMMTrainer, load_benchmark
+from scmm.data.benchmarks import BenchmarkError
 from scmm.data.paperdoll import export_paperdoll, render_paperdoll
 from scmm.recipes import RecipeError, build_trainer, parse_recipe, read_recipe
 
@@ -106,6 +107,8 @@ class TestParse:
             ({"image_size": [128, "x"]}, r"image_size must be list\[int\] \| None, got \[128, 'x'\]"),
             ({"whole_word_masking": "yes"}, "whole_word_masking must be bool, got 'yes'"),
             ({"preset": 3}, r"preset must be str \| None, got 3"),
+            ({"hold_out_identities": "many"}, "hold_out_identities must be int, got 'many'"),
+            ({"fields": "mals"}, r"fields must be dict \| None, got 'mals'"),
             ({"learning_rate_multipliers": [5]}, r"learning_rate_multipliers must be dict \| None, got \[5\]"),
         ],
     )
@@ -244,11 +247,23 @@ class TestBuild:
         assert torch.equal(other.model.decoder.head.weight, trainer.model.decoder.head.weight)
 
     def test_a_missing_split_is_named(self, recipe, paperdoll_root, tmp_path):
-        with pytest.raises(RecipeError, match=r"has no split 'dev', only \['test', 'train', 'val'\]: set eval_split"):
+        with pytest.raises(BenchmarkError, match=r"paperdoll has no split 'dev', only test, train, val"):
             build_trainer(recipe(eval_split="dev"))
         export_paperdoll(paperdoll_root, tmp_path, "icfg-pedes")
-        with pytest.raises(RecipeError, match=r"icfg-pedes in .* has no split 'val', only \['test', 'train'\]"):
+        with pytest.raises(BenchmarkError, match=r"icfg-pedes has no split 'val'.*hold_out_identities.*eval_split"):
             build_trainer(recipe(dataset="icfg-pedes", data_root=tmp_path))
+        _, splits = build_trainer(recipe(dataset="icfg-pedes", data_root=tmp_path, hold_out_identities=2, seed=1))
+        _, again = build_trainer(recipe(dataset="icfg-pedes", data_root=tmp_path, hold_out_identities=2, seed=2))
+        assert len(set(splits["val"]["person_id"])) == 2
+        assert list(again["val"]["image_id"]) == list(splits["val"]["image_id"])  # a run's seed moves nobody
+
+    def test_a_set_of_the_user_s_own(self, recipe, paperdoll_root):
+        folder = paperdoll_root / "PaperDoll"
+        values = {"dataset": "json", "data_root": folder / "paperdoll.json", "image_root": folder / "imgs"}
+        _, splits = build_trainer(recipe(**values, fields={"camera_id": "camera"}))
+        assert splits["train"].to_list() == load_benchmark("paperdoll", paperdoll_root)["train"].to_list()
+        with pytest.raises(BenchmarkError, match="unknown name 'caption'"):
+            build_trainer(recipe(**values, fields={"caption": "caption"}))
 
     def test_what_is_no_model(self, recipe, checkpoint, tmp_path):
         for config, message in [

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from scmm.cli import hub, results, retrieval, training
+from scmm.cli import data, hub, results, retrieval, training
 
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
 )
 for group in (training, results, retrieval, hub):
     app.add_typer(group.app)
+app.add_typer(data.app, name="data")
 
 
 def main() -> None:

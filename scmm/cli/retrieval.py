@@ -27,15 +27,11 @@ def evaluate(
     from scmm.retrieval.encode import encode_dataset
     from scmm.retrieval.metrics import retrieval_metrics
 
-    splits = load_benchmark(dataset, data_root)
-    if split not in splits:
-        raise ValueError(
-            f"{dataset} in {data_root} has no split {split!r}, only {', '.join(sorted(map(str, splits)))}."
-        )
+    rows = load_benchmark(dataset, data_root)[split]
     model, processor = load_checkpoint(checkpoint)
-    captions = [caption for captions in splits[split]["captions"] for caption in captions]
+    captions = [caption for captions in rows["captions"] for caption in captions]
     truncated = processor.count_truncated(captions)
-    encoded = encode_dataset(model, processor, splits[split], batch_size=batch_size, progress=not as_json)
+    encoded = encode_dataset(model, processor, rows, batch_size=batch_size, progress=not as_json)
     text = (encoded.text_embeds, encoded.text_person_ids)
     image = (encoded.image_embeds, encoded.image_person_ids)
     results = {"text to image": retrieval_metrics(text[0], image[0], text[1], image[1])}
