@@ -22,10 +22,12 @@ EVAL_RESULTS_FOLDER = ".eval_results"  # where the Hub looks for them
 EMISSIONS_NAME = "emissions.csv"  # codecarbon's, written into a trainer's output folder
 
 DATASET_NAMES = {
-    "paperdoll": "PaperDoll, drawn pedestrians",
+    "paperdoll": "PaperDoll",
     "cuhk-pedes": "CUHK-PEDES",
     "icfg-pedes": "ICFG-PEDES",
     "rstpreid": "RSTPReid",
+    "json": "data of its author's own",
+    "folder": "data of its author's own",
 }
 TAGS = ["scmm", "text-based-person-search", "text-to-image-retrieval", "person-re-identification"]
 
@@ -84,7 +86,7 @@ def write_model_card(
     config = SCMMConfig.from_pretrained(folder)
     carbon = _read_emissions(folder / EMISSIONS_NAME)
     metadata = {**(metadata or {}), **({"datasets": dataset_id} if dataset_id else {})}
-    card = model_card(config, results, name=repo_id or str(folder), carbon=carbon, metadata=metadata)
+    card = model_card(config, results, repo_id or str(folder), carbon=carbon, metadata=metadata)
     _write_text(folder / CARD_NAME, str(card))
     entries = eval_results(results, dataset_id=dataset_id)
     if entries:
@@ -97,8 +99,8 @@ def write_model_card(
 def model_card(
     config: SCMMConfig,
     results: dict[str, Any],
+    source: str,
     *,
-    name: str,
     carbon: dict[str, Any] | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> ModelCard:
@@ -108,7 +110,7 @@ def model_card(
     Args:
         config ([`SCMMConfig`]): the model's configuration.
         results (`dict`): the facts of the run in the form of `results.json`; empty if they are unknown.
-        name (`str`): id on the Hub, or folder, that the examples load.
+        source (`str`): id on the Hub, or folder, that the examples load.
         carbon (`dict`, *optional*): `emissions` in kg of CO2 equivalent, `energy_consumed` in kWh, `duration` in
             seconds and `country_name`, as codecarbon records them.
         metadata (`dict`, *optional*): as in [`write_model_card`].
@@ -121,12 +123,13 @@ def model_card(
     ```python
     >>> from scmm import SCMMConfig
     >>> from scmm.hub.model_card import model_card
-    >>> model_card(SCMMConfig.from_preset("tiny"), {}, name="me/person-search").data.pipeline_tag
+    >>> model_card(SCMMConfig.from_preset("tiny"), {}, "me/person-search").data.pipeline_tag
     'zero-shot-image-classification'
 
     ```
     """
     dataset = results.get("data", {}).get("dataset")
+    trained_on = DATASET_NAMES.get(dataset, dataset) or "data that are not recorded"
     start = results.get("model", {}).get("start")
     # A preset has no slash, and a folder of this machine is nobody's business.
     is_on_hub = start is not None and _HUB_ID.fullmatch(start) is not None and not Path(start).exists()
@@ -134,15 +137,15 @@ def model_card(
     return ModelCard.from_template(
         data,
         template_str=files("scmm.hub").joinpath("model_card_template.md").read_text(encoding="utf-8"),
-        name=name.rstrip("/").rpartition("/")[2],
-        repo_id=name,
+        title=source.rpartition("/")[2] if _HUB_ID.fullmatch(source) else f"SCMM trained on {trained_on}",
+        source=source,
         text=config.text_config,
         vision=config.vision_config,
         projection_dim=config.projection_dim,
         parameters=_count_parameters(config),
         results=results,
         dataset=dataset,
-        dataset_name=DATASET_NAMES.get(dataset, dataset) or "not recorded",
+        trained_on=trained_on,
         base_model=data.base_model,
         start=_describe_start(start, is_on_hub),
         selection=_describe_selection(results),
