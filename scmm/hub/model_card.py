@@ -87,7 +87,7 @@ def write_model_card(
     carbon = _read_emissions(folder / EMISSIONS_NAME)
     metadata = {**(metadata or {}), **({"datasets": dataset_id} if dataset_id else {})}
     card = model_card(config, results, repo_id or str(folder), carbon=carbon, metadata=metadata)
-    _write_text(folder / CARD_NAME, str(card))
+    _write_text(folder / CARD_NAME, f"{card}\n")
     entries = eval_results(results, dataset_id=dataset_id)
     if entries:
         path = folder / EVAL_RESULTS_FOLDER / f"{results['data']['dataset']}.yaml"
@@ -318,5 +318,5 @@ def _read_emissions(path: Path) -> dict[str, Any] | None:
 
 def _write_text(path: Path, text: str) -> None:
     partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    partial.write_text(text, encoding="utf-8")
     partial.replace(path)

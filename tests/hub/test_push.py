@@ -183,6 +183,25 @@ def test_the_oldest_transformers_trains_pushes_and_loads(hub, client_oldest, cle
         loads(clean_oldest, "tester/oldest", tmp_path / "run" / f"checkpoint-{6 * save}", tmp_path, revision=oid)
 
 
+def test_a_recipe_pushes_its_results(hub, client, clean, paperdoll_root, tmp_path):
+    script = """
+from scmm.recipes import parse_recipe
+from scmm.runs import run_recipe
+run_recipe(parse_recipe(recipe), source="recipes/mine.yaml")
+"""
+    recipe = {"dataset": "paperdoll", "data_root": str(paperdoll_root), "output_dir": str(tmp_path / "run")}
+    tiny = {"preset": "tiny", "image_size": [32, 16], "use_cpu": True, "num_train_epochs": 1, "disable_tqdm": True}
+    result = client.run(script, recipe={**recipe, **tiny, "push_to_hub": True, "hub_model_id": "tester/recipe"})
+    assert result.ok, result.errors
+    assert hub.messages("tester/recipe") == ["initial commit", "Training in progress, epoch 1", "End of training"]
+    files = hub.files("tester/recipe")
+    test = json.loads(files["results.json"])["best"]["test"]
+    card = files["README.md"].decode()
+    assert f"| best | test | {test['rank1']:.2f} |" in card and "| recipe | `recipes/mine.yaml` |" in card
+    assert str(test["rank1"]) in files[".eval_results/paperdoll.yaml"].decode()
+    loads(clean, "tester/recipe", tmp_path / "run", tmp_path)
+
+
 def test_no_token_is_pushed(hub, run):
     files = hub.files("tester/run")
     assert "training_args.bin" in files
