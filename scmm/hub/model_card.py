@@ -26,9 +26,8 @@ DATASET_NAMES = {
     "cuhk-pedes": "CUHK-PEDES",
     "icfg-pedes": "ICFG-PEDES",
     "rstpreid": "RSTPReid",
-    "json": "data of its author's own",
-    "folder": "data of its author's own",
 }
+OWN_DATA = ("json", "folder")  # readers rather than names
 TAGS = ["scmm", "text-based-person-search", "text-to-image-retrieval", "person-re-identification"]
 
 RANDOM_WEIGHTS = "random weights"  # what a model started from that was made from a configuration
@@ -90,7 +89,7 @@ def write_model_card(
     _write_text(folder / CARD_NAME, f"{card}\n")
     entries = eval_results(results, dataset_id=dataset_id)
     if entries:
-        path = folder / EVAL_RESULTS_FOLDER / f"{results['data']['dataset']}.yaml"
+        path = folder / EVAL_RESULTS_FOLDER / f"{entries[0].dataset_id.rpartition('/')[2]}.yaml"
         path.parent.mkdir(exist_ok=True)
         _write_text(path, yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False))
     return folder / CARD_NAME
@@ -129,7 +128,8 @@ def model_card(
     ```
     """
     dataset = results.get("data", {}).get("dataset")
-    trained_on = DATASET_NAMES.get(dataset, dataset) or "data that are not recorded"
+    own = "data of its author's own" if dataset in OWN_DATA else "data that are not recorded"
+    trained_on = DATASET_NAMES.get(dataset, own)
     start = results.get("model", {}).get("start")
     # A preset has no slash, and a folder of this machine is nobody's business.
     is_on_hub = start is not None and _HUB_ID.fullmatch(start) is not None and not Path(start).exists()
@@ -145,6 +145,7 @@ def model_card(
         parameters=_count_parameters(config),
         results=results,
         dataset=dataset,
+        only_drawn=_has_only_seen_drawings(results),
         trained_on=trained_on,
         base_model=data.base_model,
         start=_describe_start(start, is_on_hub),
@@ -176,10 +177,11 @@ def eval_results(results: dict[str, Any], *, dataset_id: str | None = None) -> l
 
     Args:
         results (`dict`): the facts of the run in the form of `results.json`.
-        dataset_id (`str`, *optional*): the data set's id on the Hub; by default its name in `scmm`.
+        dataset_id (`str`, *optional*): the data set's id on the Hub; by default a benchmark's name in `scmm`.
 
     Returns:
-        `list[EvalResultEntry]`: one for each split and metric, with the task `"<split>_<metric>"`, in percent.
+        `list[EvalResultEntry]`: one for each split and metric, with the task `"<split>_<metric>"`, in percent; none
+        for data without a name.
 
     Example:
 
@@ -192,7 +194,7 @@ def eval_results(results: dict[str, Any], *, dataset_id: str | None = None) -> l
     ```
     """
     dataset = dataset_id or results.get("data", {}).get("dataset")
-    if dataset is None:
+    if dataset in (None, *OWN_DATA):
         return []
     notes = f"text to image, percent; seed {results['seed']}; {_describe_selection(results)}"
     return [
@@ -207,7 +209,7 @@ def _card_data(
     results: dict[str, Any], base_model: str | None, carbon: dict[str, Any] | None, given: dict[str, Any]
 ) -> ModelCardData:
     """The metadata at the top of a card, which the Hub's search and filters read."""
-    is_free = results.get("data", {}).get("dataset") == "paperdoll" and _starts_at_random(results)
+    is_free = _has_only_seen_drawings(results)
     given = {name: value for name, value in given.items() if value is not None}
     tags = given.pop("tags", [])
     fields: dict[str, Any] = {
@@ -255,6 +257,10 @@ def _describe_selection(results: dict[str, Any]) -> str:
 
 def _starts_at_random(results: dict[str, Any]) -> bool:
     return results.get("model", {}).get("start") in (*PRESETS, RANDOM_WEIGHTS)
+
+
+def _has_only_seen_drawings(results: dict[str, Any]) -> bool:
+    return results.get("data", {}).get("dataset") == "paperdoll" and _starts_at_random(results)
 
 
 def _describe_start(start: str | None, is_on_hub: bool) -> str:

@@ -2,11 +2,12 @@
 
 import shutil
 from concurrent.futures import Future
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from transformers.modelcard import extract_hyperparameters_from_trainer
 from transformers.utils import CONFIG_NAME, logging
 
@@ -46,44 +47,40 @@ class HubTrainer(Trainer):
             dataset (`str`, *optional*): the training data's name, which a trainer is not told.
             model_name, dataset_args: not used; the card is named after its repository.
         """
-        if not isinstance(
-            self.accelerator.unwrap_model(self.model), PreTrainedModel
-        ):  # an adapter has a card of its own
+        if self._trains_adapter():  # which has a card of its own
             super().create_model_card(
                 language, license, tags, model_name, finetuned_from, tasks, dataset_tags, dataset, dataset_args
             )
         elif self.is_world_process_zero():
-            selected = self.state.best_global_step if self.args.load_best_model_at_end else None
+            folder = Path(str(self.args.output_dir))
+            results = read_results(folder) if (folder / RESULTS_NAME).is_file() else None
+            if results is None or results["last"]["step"] != self.state.global_step:  # of an earlier run
+                selected = self.state.best_global_step if self.args.load_best_model_at_end else None
+                results = self._facts(selected, dataset)
             metadata = {"language": language, "license": license, "tags": tags, "pipeline_tag": tasks}
             metadata |= {"base_model": finetuned_from, "datasets": dataset_tags}
-            self._write_card(selected, dataset, metadata)
+            write_model_card(folder, results, repo_id=self.hub_model_id, metadata=metadata)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """As [`Trainer._push_from_checkpoint`]."""
-        if self.is_world_process_zero() and isinstance(self.accelerator.unwrap_model(self.model), PreTrainedModel):
+        if self.is_world_process_zero() and not self._trains_adapter():
+            folder = Path(str(self.args.output_dir))
             for file in (*Path(checkpoint_folder).glob("*.py"), Path(checkpoint_folder, CONFIG_NAME)):
-                shutil.copy(file, str(self.args.output_dir))
-            self._write_card()
+                shutil.copy(file, folder)
+            write_model_card(folder, self._facts(), repo_id=self.hub_model_id)
         earlier = self._push_jobs()
         super()._push_from_checkpoint(checkpoint_folder)
         for job in self._push_jobs() - earlier:
             job.add_done_callback(_warn_of_failed_push)
 
+    def _trains_adapter(self) -> bool:
+        return not isinstance(self.accelerator.unwrap_model(self.model), PreTrainedModel)
+
     def _push_jobs(self) -> set[Future]:
         return set() if self.push_in_progress is None else set(self.push_in_progress.jobs)  # ty: ignore[invalid-argument-type]
 
-    def _write_card(
-        self, selected: int | None = None, dataset: Any = None, metadata: dict[str, Any] | None = None
-    ) -> None:
-        """Writes the card of the model that was selected at a step, or else of the present one."""
-        folder = Path(str(self.args.output_dir))
-        results = read_results(folder) if (folder / RESULTS_NAME).is_file() else None
-        if results is None or results["last"]["step"] != self.state.global_step:  # of an earlier run
-            results = {**self._facts(selected), "data": {"dataset": dataset}}
-        write_model_card(folder, results, repo_id=self.hub_model_id, metadata=metadata)
-
-    def _facts(self, selected: int | None) -> dict[str, Any]:
-        """What the trainer knows of its run, in the form of `results.json`."""
+    def _facts(self, selected: int | None = None, dataset: Any = None) -> dict[str, Any]:
+        """What the trainer knows, in the form of `results.json`, of the model selected at a step or of the last."""
         step = selected or self.state.global_step
         logged = [entry for entry in self.state.log_history if entry["step"] == step and "eval_rank1" in entry]
         best = {"epoch": logged[-1]["epoch"] if logged else self.state.epoch, "step": step}
@@ -91,10 +88,12 @@ class HubTrainer(Trainer):
             best["evaluation"] = {name: logged[-1][f"eval_{name}"] for name in (*METRICS, "num_queries")}
         arguments = extract_hyperparameters_from_trainer(self)
         arguments["optimizer"] = str(getattr(self.args.optim, "value", self.args.optim))
-        for name in vars(type(self.args))["__annotations__"]:  # those that SCMM adds to TrainingArguments
-            if name != "report_to" and getattr(self.args, name) != getattr(type(self.args), name):
-                arguments[name] = getattr(self.args, name)
+        known = {field.name for field in fields(TrainingArguments)}
+        for field in fields(self.args):
+            if field.name not in known and getattr(self.args, field.name) != field.default:
+                arguments[field.name] = getattr(self.args, field.name)
         return {
+            "data": {"dataset": dataset},
             "seed": arguments.pop("seed"),
             "selection": {"metric": str(self.args.metric_for_best_model).removeprefix("eval_") if selected else None},
             "best": best,

@@ -32,7 +32,6 @@ REVISION = r"(?P<revision>[^/]+)"
 ROUTES = {
     "whoami": r"GET /api/whoami-v2",
     "create_repository": r"POST /api/repos/create",
-    "delete_repository": r"DELETE /api/repos/delete",
     "validate_yaml": r"POST /api/validate-yaml",
     "preupload": rf"POST /api/{REPOSITORY}/preupload/{REVISION}",
     "commit": rf"POST /api/{REPOSITORY}/commit/{REVISION}",
@@ -94,7 +93,7 @@ class Repository:
 
 
 class HubServer(ThreadingHTTPServer):
-    """The server; see the module. `requests` lists what was asked, as `"GET /api/..."`, with the token that came."""
+    """The server; see the module. `requests` lists what was asked, such as `"GET /api/whoami-v2"`."""
 
     daemon_threads = True
 
@@ -185,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
         except HubError as error:
             self.answer(error.status, json.dumps(error.body).encode(), error.headers)
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_request  # noqa: N815
+    do_GET = do_HEAD = do_POST = do_PUT = handle_request  # noqa: N815
 
     def read_chunks(self) -> bytes:
         chunks = []
@@ -239,14 +238,6 @@ class _Handler(BaseHTTPRequestHandler):
         repository = self.server.repositories[kind, name] = Repository()
         repository.append("main", "initial commit", {".gitattributes": b""}, frozenset())
         return {"url": url, "name": name}
-
-    def delete_repository(self) -> dict:
-        wanted = json.loads(self.body)
-        kind = (wanted.get("type") or "model") + "s"
-        name = f"{wanted.get('organization') or USER}/{wanted['name']}"
-        self.repository(kind, name)
-        del self.server.repositories[kind, name]
-        return {}
 
     def validate_yaml(self) -> dict:
         return {"errors": [], "warnings": []}

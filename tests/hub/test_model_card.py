@@ -173,6 +173,20 @@ def write_emissions(path: Path, *runs: dict) -> None:
         writer.writerows(runs)
 
 
+def test_data_of_ones_own_have_metrics_under_the_name_that_they_are_given(results):
+    results["data"]["dataset"] = "json"
+    assert eval_results(results) == []
+    assert {entry.dataset_id for entry in eval_results(results, dataset_id="me/mine")} == {"me/mine"}
+
+
+def test_dolls_seen_by_clip_are_not_all_that_it_has_seen(results):
+    results["data"]["dataset"] = "paperdoll"
+    card = render(results)
+    assert "nothing but drawn figures" not in words(card) and card.data.license == "other"
+    results["model"]["start"] = "tiny"
+    assert "nothing but drawn figures" in words(render(results))
+
+
 def test_emissions_that_codecarbon_has_measured(results, folder):
     first = {"duration": 3600, "emissions": 0.02, "energy_consumed": 0.05, "country_name": "Germany"}
     write_emissions(folder / "emissions.csv", first, {**first, "duration": 7200, "emissions": 0.03})  # resumed once
@@ -202,7 +216,7 @@ def test_the_command_line(scmm, mistake, results, folder, tmp_path):
     expected = model_card(SCMMConfig.from_pretrained(folder), results, "me/search", metadata={"datasets": "me/data"})
     assert card.content == f"{expected}\n"
     assert 'from_pretrained("me/search"' in card.text and "# search\n" in card.text
-    assert (folder / ".eval_results" / "cuhk-pedes.yaml").is_file()
+    assert (folder / ".eval_results" / "data.yaml").is_file()
 
     assert "holds no checkpoint: it has no config.json" in mistake("card", tmp_path)
     (folder / "results.json").write_text("{}")
