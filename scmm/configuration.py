@@ -229,6 +229,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+# The classes that remote code gives to each auto class. transformers would add only the one that is saved, and the
+# trainer's checkpoints are meant to load as the dual encoder as well.
+AUTO_MAP = {
+    "AutoConfig": "configuration.SCMMConfig",
+    "AutoModel": "modeling_scmm.SCMMModel",
+    "AutoModelForPreTraining": "modeling_scmm.SCMMForPreTraining",
+    "AutoModelForZeroShotImageClassification": "modeling_scmm.SCMMModel",
+}
+
+
 @strict
 class SCMMConfig(PreTrainedConfig):
     """
@@ -276,6 +286,7 @@ class SCMMConfig(PreTrainedConfig):
             if value is None or isinstance(value, dict):
                 setattr(self, name, config_class(**(value or {})))
         super().__post_init__(**kwargs)
+        self.auto_map = dict(AUTO_MAP)  # loaded from the Hub, it names that repository, which a copy must not need
 
     @classmethod
     def from_preset(cls, name: str, **overrides) -> "SCMMConfig":

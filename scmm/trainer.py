@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
@@ -16,6 +16,7 @@ from scmm.data.collator import CaptionItems, SCMMDataCollator
 from scmm.data.samplers import IdentityBalancedSampler, LengthGroupedSampler
 from scmm.data.transforms import TrainingAugmentation
 from scmm.distributed import gather_with_gradient
+from scmm.hub.pushes import HubTrainer
 from scmm.losses import SCMMLoss
 from scmm.optimizer import MuonHybrid
 from scmm.processing import SCMMProcessor
@@ -135,6 +136,10 @@ class SCMMTrainingArguments(TrainingArguments):
         if self.mcm_weight > 0 and self.mask_probability == 0:
             raise ValueError("mask_probability is 0: there is nothing to model. Set mcm_weight to 0 as well.")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the token: the trainer pickles its arguments into `training_args.bin`, and pushes that file."""
+        return {**vars(self), "hub_token": None}
+
     def loss_function(self) -> SCMMLoss:
         """The objective that these arguments describe."""
         return SCMMLoss(
@@ -155,7 +160,7 @@ class SCMMTrainingArguments(TrainingArguments):
         )
 
 
-class SCMMTrainer(Trainer):
+class SCMMTrainer(HubTrainer):
     """
     Trains [`SCMMForPreTraining`] with the weighted objective of [`SCMMLoss`].
 

@@ -31,6 +31,7 @@ COMMANDS = (
     "evaluate",
     "search",
     "convert",
+    "card",
     "data check",
     "data stats",
     "data export",

@@ -1,1 +1,1 @@
-"""Checkpoints of other projects into SCMM."""
+"""Checkpoints from other projects, and what goes to the Hub."""
