@@ -18,7 +18,8 @@ from transformers.trainer_utils import get_last_checkpoint
 import scmm
 from scmm.recipes import Recipe, build_trainer
 from scmm.results import RESULTS_NAME, write_json
-from scmm.trainer import SCMMTrainer, SCMMTrainingArguments
+from scmm.trainer import SCMMTrainer
+from scmm.training_arguments import SCMMTrainingArguments
 
 
 def run_recipe(recipe: Recipe, source: str | os.PathLike = "recipe", resume: bool = False) -> dict[str, Any]:
