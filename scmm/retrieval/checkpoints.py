@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig
@@ -35,7 +36,7 @@ def load_dual_encoder(checkpoint: str | os.PathLike, revision: str | None = None
 
     ```
     """
-    options = {} if revision is None else {"revision": revision}
+    options: dict[str, Any] = {} if revision is None else {"revision": revision}
     try:
         config = AutoConfig.from_pretrained(checkpoint, **options)
         if config.model_type != "scmm":

@@ -1,4 +1,4 @@
-"""Adds images to a gallery: reads and decodes ahead, embeds in batches of one shape, commits every few seconds."""
+"""Adds images to a gallery: reads and decodes ahead, embeds in batches of one shape, commits often."""
 
 import hashlib
 import io
@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -28,9 +29,11 @@ from scmm.retrieval.gallery.store import Snapshot, Store
 # Rows of the vision tower's products in one batch: enough to keep the device busy.
 _TOKENS = {"cpu": 4096, "cuda": 32768}
 _MAX_BATCH = 128
-# A kill loses what was not committed yet: at most this many images, or this many seconds and a batch.
-_COMMIT_ROWS = 4096
-_COMMIT_SECONDS = 5.0
+# A kill loses what was not committed yet: the work of a second, or of a hundredth of the time so far. Commits at a
+# steady pace would leave a long job with more small files than a table can bear.
+_COMMIT_SECONDS = 1.0
+_COMMIT_SHARE = 0.01
+_COMMIT_ROWS = 16384
 # No image of 64 megapixels needs more, and a file is read whole.
 _MAX_FILE_BYTES = 2**29
 
@@ -71,8 +74,9 @@ def batch_size_for(model: SCMMModel) -> int:
     which rounds otherwise. In batches of one shape an image gets the same embedding bit for bit, whatever is beside
     it.
     """
-    config = model.config.vision_config
-    tokens = 1 + (config.image_size[0] // config.patch_size) * (config.image_size[1] // config.patch_size)
+    config: Any = model.config.vision_config
+    height, width = config.image_size
+    tokens = 1 + (height // config.patch_size) * (width // config.patch_size)
     return max(1, min(_MAX_BATCH, _TOKENS.get(model.device.type, 32768) // tokens))
 
 
@@ -148,7 +152,7 @@ class _Writer:
         self.ids: list[str] = source.table["id"].to_pylist()
         self.record_hashes = _record_hashes(source.table)
         self.waiting: list[tuple[_Item, np.ndarray | None]] = []
-        self.last_commit = time.monotonic()
+        self.start = self.last_commit = time.monotonic()
 
     def id_of(self, item: _Item) -> str:
         return self.ids[item.row]
@@ -159,7 +163,9 @@ class _Writer:
         self.waiting.append((item, embedding))
 
     def commit_if_due(self) -> None:
-        if len(self.waiting) >= _COMMIT_ROWS or time.monotonic() - self.last_commit > _COMMIT_SECONDS:
+        now = time.monotonic()
+        due = self.last_commit + max(_COMMIT_SECONDS, _COMMIT_SHARE * (now - self.start))
+        if len(self.waiting) >= _COMMIT_ROWS or now > due:
             self.commit()
 
     def commit(self) -> None:

@@ -46,6 +46,29 @@ def parse_time(value: str | datetime) -> datetime:
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+def parse_value(text: str, dtype: pa.DataType, name: str) -> Any:
+    """
+    A value of a column from text.
+
+    Raises:
+        ColumnError: if the text is no value of the column's type.
+
+    Example:
+
+    ```python
+    >>> import pyarrow as pa
+    >>> from scmm.retrieval.gallery.columns import parse_value
+    >>> parse_value("1.60", pa.float64(), "height"), parse_value("007", pa.string(), "camera")
+    (1.6, '007')
+
+    ```
+    """
+    try:
+        return parse_time(text) if dtype == TIME else pa.scalar(text).cast(dtype).as_py()
+    except ValueError:
+        raise ColumnError(f"the column {name} holds {dtype}; {text!r} is none.") from None
+
+
 def normalize_columns(columns: Mapping[str, Any]) -> pa.Table:
     """
     Brings a source's columns to a gallery's names and types.

@@ -101,8 +101,11 @@ def _candidates(vectors: Tensor, queries: Tensor, k: int, rows: Tensor | None) -
             if len(changed):
                 block = block[changed] if len(changed) < num_queries else block
                 places, new_rows = (block >= (best - margin)[changed, None]).nonzero(as_tuple=True)
-                new = (changed[places], new_rows + start, block[places, new_rows])
-                pool = tuple(torch.cat(pair) for pair in zip(pool, new, strict=True))
+                pool = (
+                    torch.cat([pool[0], changed[places]]),
+                    torch.cat([pool[1], new_rows + start]),
+                    torch.cat([pool[2], block[places, new_rows]]),
+                )
                 pool, best = _prune(pool, best, k, margin)
     found_queries, found_rows, _ = pool
     order = found_rows.sort(stable=True).indices

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,7 +22,7 @@ from scmm.processing import SCMMProcessor
 from scmm.retrieval.checkpoints import load_dual_encoder
 from scmm.retrieval.gallery.approximate import RecallReport
 from scmm.retrieval.gallery.building import AddReport, add_source
-from scmm.retrieval.gallery.columns import KNOWN_COLUMNS
+from scmm.retrieval.gallery.columns import KNOWN_COLUMNS, parse_value
 from scmm.retrieval.gallery.filters import Filter
 from scmm.retrieval.gallery.identity import ModelIdentity, identify
 from scmm.retrieval.gallery.queries import Query, embed_queries
@@ -89,9 +89,9 @@ class Gallery:
     ```
     """
 
-    def __init__(self, store: Store, model: SCMMModel | None, processor: SCMMProcessor | None):
+    def __init__(self, store: Store):
         self._store = store
-        self._model, self._processor = model, processor
+        self._model: tuple[SCMMModel, SCMMProcessor] | None = None
         self._current: View | None = None
         self._reading = threading.Lock()
 
@@ -121,7 +121,9 @@ class Gallery:
             ExtraNotInstalledError: if LanceDB is not installed.
         """
         manifest = {"model": identify(model, processor).to_dict(), "retention_days": _checked_days(retention_days)}
-        return cls(Store.create(path, model.config.projection_dim, manifest), model, processor)
+        gallery = cls(Store.create(path, model.config.projection_dim, manifest))
+        gallery._model = (model, processor)
+        return gallery
 
     @classmethod
     def open(
@@ -149,7 +151,7 @@ class Gallery:
         """
         if "://" in str(path):
             raise GalleryError(f"{path}: a gallery is a folder on a local disk.")
-        gallery = cls(Store(path), None, None)
+        gallery = cls(Store(path))
         if (model is None) != (processor is None):
             raise ValueError("A gallery is opened with a model and its processor, or with neither.")
         if model is not None and processor is not None:
@@ -191,8 +193,8 @@ class Gallery:
 
         An image that the gallery holds under the same id with the same content is not embedded again. Images are
         embedded in batches of one shape, so that on one machine an image gets the same embedding bit for bit whatever
-        is beside it. Every few seconds what is done is committed: after a kill at any moment the gallery can be
-        searched, and the same call goes on where it ended.
+        is beside it. What is done is committed every second (in a long job every hundredth of its time): after a
+        kill at any moment the gallery can be searched, and the same call goes on where it ended.
 
         Args:
             source (`str`, `os.PathLike` or `datasets.Dataset`):
@@ -332,30 +334,24 @@ class Gallery:
         """
         return _hit(self._record(id, self._store.metadata_columns()), 1.0)
 
-    @overload
-    def search(self, queries: AnyQuery, **options: Any) -> list[Hit]: ...
-
-    @overload
-    def search(self, queries: Sequence[AnyQuery], **options: Any) -> list[list[Hit]]: ...
-
     def search(
         self,
-        queries: AnyQuery | Sequence[AnyQuery],
+        query: AnyQuery,
         *,
         top_k: int = 10,
         where: Filter | None = None,
         group_by: str | None = None,
         min_score: float | None = None,
         approximate: bool = False,
-    ) -> list[Hit] | list[list[Hit]]:
+    ) -> list[Hit]:
         """
         Finds the images that are most similar to a query.
 
         The search is exact: every image is compared. Equal scores rank by id.
 
         Args:
-            queries (`str`, [`Query`], `torch.Tensor` of shape `(dim,)`, or a sequence of them): a sentence, a query of
-                another kind, or a vector; or several, which together are faster than one after the other.
+            query (`str`, [`Query`] or `torch.Tensor` of shape `(dim,)`): a sentence, a query of another kind, or a
+                vector.
             top_k (`int`, defaults to 10): how many images to find.
             where ([`Filter`], *optional*): conditions that the images have to meet.
             group_by (`str`, *optional*): a column of which each value is to appear once, by its best image; `"person"`
@@ -367,23 +363,41 @@ class Gallery:
                 [`~Gallery.recall`] measures how many on your own queries. With conditions the search stays exact.
 
         Returns:
-            `list[Hit]`, or for several queries `list[list[Hit]]`: the images, best first.
+            `list[Hit]`: the images, best first.
 
         Raises:
-            ValueError: if a query is empty, `top_k` is below 1, or a column does not exist.
+            ValueError: if the query is empty, `top_k` is below 1, or a column does not exist.
+        """
+        return self.search_batch(
+            [query], top_k=top_k, where=where, group_by=group_by, min_score=min_score, approximate=approximate
+        )[0]
+
+    def search_batch(
+        self,
+        queries: Sequence[AnyQuery],
+        *,
+        top_k: int = 10,
+        where: Filter | None = None,
+        group_by: str | None = None,
+        min_score: float | None = None,
+        approximate: bool = False,
+    ) -> list[list[Hit]]:
+        """
+        As [`~Gallery.search`], for several queries, which together are faster than one after the other.
+
+        Returns:
+            `list[list[Hit]]`: the images of each query, best first.
         """
         if top_k < 1:
             raise ValueError(f"top_k must be at least 1, got {top_k}.")
-        single = isinstance(queries, str | Query) or (isinstance(queries, Tensor) and queries.ndim == 1)
-        vectors = self.embed([queries] if single else queries)
+        vectors = self.embed(queries)
         found = self._read(
             lambda view: view.search(vectors, top_k, view.rows(where, self.retention_days), group_by, approximate)
         )
-        hits = [
+        return [
             [_hit(record, score) for record, score in ranked if min_score is None or score >= min_score]
             for ranked in found
         ]
-        return hits[0] if single else hits
 
     def recall(self, queries: Sequence[AnyQuery], *, top_k: int = 10) -> RecallReport:
         """
@@ -413,9 +427,9 @@ class Gallery:
 
         Returns:
             `dict`: `path`, `model`, `retention_days`, `dim`, `files` and `bytes` on the disk, `version` of the table,
-            `images`, `persons`, `cameras`, `oldest` and `newest` time, `without_time`, `expired` (images older than the
-            retention that are still on the disk), `columns` (the user's own), and `approximate`: `None` while there
-            are no compressed vectors of this version, then their `bytes` and the measured `recall`.
+            `images`, `persons`, `cameras`, `oldest` and `newest` time, `without_time`, `expired` (images older than
+            the retention that are still on the disk), `columns` (the user's own), and `approximate`: `None` while
+            there are no compressed vectors of this version, then their `bytes` and the measured `recall`.
         """
         return self._read(lambda view: {**self._store.stats(), **view.stats(self.retention_days)})
 
@@ -449,10 +463,30 @@ class Gallery:
             partial.unlink(missing_ok=True)
         return count
 
+    def parse_value(self, column: str, text: str) -> Any:
+        """
+        A value of a column's type from text, for [`Filter`].
+
+        Args:
+            column (`str`): the column.
+            text (`str`): the value as a user writes it.
+
+        Returns:
+            `str`, `int`, `float`, `bool` or `datetime`.
+
+        Raises:
+            GalleryError: if there is no such column, or the text is no such value.
+        """
+        if column not in self._store.metadata_columns():
+            columns = ", ".join(self._store.metadata_columns())
+            raise GalleryError(f"{self.path} has no column {column!r}, only {columns}.")
+        return parse_value(text, self._store.table.schema.field(column).type, column)
+
     def _loaded_model(self) -> tuple[SCMMModel, SCMMProcessor]:
-        if self._model is None or self._processor is None:
+        if self._model is None:
             self._take_model(*load_dual_encoder(self.identity.name, self.identity.revision))
-        return self._model, self._processor
+        assert self._model is not None
+        return self._model
 
     def _take_model(self, model: SCMMModel, processor: SCMMProcessor) -> None:
         given = identify(model, processor)
@@ -461,7 +495,7 @@ class Gallery:
                 f"{self.path} was built with {self.identity}, not with {given}: embeddings of two models cannot be "
                 "compared. Use the first one, or build another gallery."
             )
-        self._model, self._processor = model, processor
+        self._model = (model, processor)
 
     def _read(self, work: Callable[[View], Result]) -> Result:
         """Does something with the newest version; if it is erased meanwhile, with the next one."""

@@ -97,10 +97,12 @@ def embed_queries(
         image = next(image_embeds) if query.image is not None else None
         if query.like is not None:
             image = F.normalize(embedding_of(query.like).float(), dim=0)
-        vector = image if query.text is None else text_embeds[query.text]
-        if query.text is not None and image is not None:
-            vector = torch.lerp(vector, image, query.image_weight)
-        vector = F.normalize(vector, dim=0)
+        parts = []
+        if query.text is not None:
+            parts.append(text_embeds[query.text] * (1.0 if image is None else 1 - query.image_weight))
+        if image is not None:
+            parts.append(image * (1.0 if query.text is None else query.image_weight))
+        vector = F.normalize(torch.stack(parts).sum(dim=0), dim=0)
         for sentence in query.without:
             vector = vector - query.without_weight * text_embeds[sentence]
         vectors.append(F.normalize(vector, dim=0))

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
-from datasets import Dataset, DatasetDict, load_from_disk
+from datasets import Dataset, DatasetDict
 from datasets import Image as ImageFeature
 
 from scmm.retrieval.gallery.columns import KNOWN_COLUMNS, TIME, ColumnError, normalize_columns
@@ -117,7 +117,7 @@ def read_source(source: str | os.PathLike | Dataset) -> Source:
         splits = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
         raise SourceError(f"{path} has the splits {', '.join(splits)}: choose one, such as {path / splits[0]}.")
     if (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
-        return _from_dataset(load_from_disk(str(path)), str(path))
+        return _from_dataset(Dataset.load_from_disk(path), str(path))
     metadata = [path / name for name in METADATA_NAMES if (path / name).is_file()]
     if len(metadata) > 1:
         raise SourceError(f"{path} has {' and '.join(file.name for file in metadata)}: give the one to use as source.")
