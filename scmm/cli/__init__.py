@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from scmm.cli import retrieval, training
+from scmm.cli import export, retrieval, training
 
 
 app = typer.Typer(
@@ -15,7 +15,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for group in (training, retrieval):
+for group in (training, retrieval, export):
     app.add_typer(group.app)
 
 

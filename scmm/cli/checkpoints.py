@@ -1,5 +1,6 @@
 """What several commands take: a checkpoint of a model with its processor."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,18 @@ import typer
 Checkpoint = Annotated[str, typer.Argument(help="Folder or Hub id of an SCMM model with its processor.")]
 
 
-def load_checkpoint(checkpoint: str):
+class Backend(StrEnum):
+    """What computes the embeddings: PyTorch, or onnxruntime with the files of `scmm export onnx`."""
+
+    torch = "torch"
+    onnx = "onnx"
+    onnx_int8 = "onnx-int8"
+
+
+BackendOption = Annotated[Backend, typer.Option(help="onnx and onnx-int8 need what scmm export onnx writes.")]
+
+
+def load_checkpoint(checkpoint: str, backend: Backend = Backend.torch):
     """The dual encoder and its processor, on the GPU where there is one."""
     import torch
     from transformers import AutoConfig
@@ -23,7 +35,12 @@ def load_checkpoint(checkpoint: str):
         config = AutoConfig.from_pretrained(checkpoint)
         if config.model_type != "scmm":
             raise ValueError(f"it is a {config.model_type!r} checkpoint, not an SCMM one.")
-        model = SCMMModel.from_pretrained(checkpoint)
+        if backend == Backend.torch:
+            model = SCMMModel.from_pretrained(checkpoint)
+        else:
+            from scmm.hub.onnx import OnnxModel
+
+            model = OnnxModel.from_pretrained(checkpoint, "fp32" if backend == Backend.onnx else "int8")
         processor = SCMMProcessor.from_pretrained(checkpoint)
         # Without its files a tokenizer is not missed but made up, with an empty vocabulary.
         if len(processor.tokenizer) != config.text_config.vocab_size:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from scmm.cli.checkpoints import Checkpoint, load_checkpoint
+from scmm.cli.checkpoints import Backend, BackendOption, Checkpoint, load_checkpoint
 
 
 app = typer.Typer()
@@ -59,6 +59,7 @@ def search(
     queries: Annotated[list[str], typer.Argument(metavar="SENTENCE...", help="One or more sentences.")],
     top_k: Annotated[int, typer.Option(min=1, help="Images for each sentence.")] = 10,
     batch_size: Annotated[int, typer.Option(min=1, help="Images embedded at once.")] = 64,
+    backend: BackendOption = Backend.torch,
     picture: Annotated[Path | None, typer.Option(help="Draw the results into this PNG file.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
 ) -> None:
@@ -66,7 +67,7 @@ def search(
     from scmm.retrieval.search import find_images, search_folder
 
     find_images(images)  # a wrong folder should not cost the loading of a model
-    model, processor = load_checkpoint(checkpoint)
+    model, processor = load_checkpoint(checkpoint, backend)
     truncated = processor.count_truncated(queries)
     if truncated:
         typer.echo(f"{truncated} of {len(queries)} sentences are longer than the model takes and are cut.", err=True)

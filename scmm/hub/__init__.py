@@ -1,0 +1,1 @@
+"""Exchange with the Hub: converted checkpoints and model cards."""
