@@ -6,7 +6,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +22,6 @@ from scmm.modeling_scmm import SCMMModel
 
 
 Precision = Literal["fp32", "int8"]
-Tower = Literal["text_model", "vision_model"]
 
 OPSET = 23  # the newest that PyTorch's exporter writes; from here on attention is one operator
 TOLERANCE = 1e-4
@@ -68,15 +67,19 @@ def export_onnx(model: SCMMModel, save_directory: str | os.PathLike) -> list[Exp
     Example:
 
     ```python
-    >>> import tempfile
+    >>> import tempfile, torch
     >>> from scmm import SCMMConfig, SCMMModel
-    >>> from scmm.hub.onnx import export_onnx
+    >>> from scmm.hub.onnx import OnnxModel, export_onnx
     >>> tower = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
     >>> model = SCMMModel(SCMMConfig.from_preset("tiny", text_config=tower, vision_config=tower))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     exported = export_onnx(model, folder)
+    ...     model.config.save_pretrained(folder)
+    ...     onnx_model = OnnxModel.from_pretrained(folder)
     >>> [tower.path.name for tower in exported]
     ['text_model.onnx', 'text_model_int8.onnx', 'vision_model.onnx', 'vision_model_int8.onnx']
+    >>> onnx_model.get_text_features(torch.tensor([[49406, 320, 49407]])).pooler_output.shape
+    torch.Size([1, 128])
 
     ```
     """
@@ -95,23 +98,22 @@ def export_onnx(model: SCMMModel, save_directory: str | os.PathLike) -> list[Exp
     exported = []
     with tempfile.TemporaryDirectory(dir=folder) as scratch, _evaluating(model):
         for name, tower in {"text_model": _TextTower(model), "vision_model": _VisionTower(model)}.items():
-            files: dict[Precision, Path] = {"fp32": Path(scratch, f"{name}.onnx")}
-            files["int8"] = Path(scratch, f"{name}_int8.onnx")
             inputs = _random_inputs(model)[name]
-            _export(tower, inputs, dynamic_shapes[name], EMBEDS[name], files["fp32"])
-            _quantize(files["fp32"], files["int8"])
             with torch.inference_mode():
                 expected = tower(**inputs).cpu()
-            for precision, file in files.items():
-                embeds = _run(_session(file), inputs)
-                difference = (embeds - expected).abs().max().item()
-                if precision == "fp32" and not difference <= TOLERANCE:
-                    raise RuntimeError(f"{name}: ONNX and PyTorch differ by {difference:.1e}, more than {TOLERANCE}.")
-                cosine = F.cosine_similarity(embeds, expected).min().item()
-                exported.append(ExportedTower(folder / file.name, difference, cosine))
+            file, int8_file = Path(scratch, f"{name}.onnx"), Path(scratch, f"{name}_int8.onnx")
+            _export(tower, inputs, dynamic_shapes[name], EMBEDS[name], file)
+            result = _compare(file, inputs, expected)
+            if not result.largest_difference <= TOLERANCE:
+                raise RuntimeError(
+                    f"{name}: the embeddings of ONNX and PyTorch differ by {result.largest_difference:.1e}, more than "
+                    f"{TOLERANCE:.0e}."
+                )
+            _quantize(file, int8_file)
+            exported += [result, _compare(int8_file, inputs, expected)]
         for file in Path(scratch).iterdir():
             file.replace(folder / file.name)
-    return exported
+    return [replace(result, path=folder / result.path.name) for result in exported]
 
 
 class OnnxModel(nn.Module):
@@ -126,17 +128,12 @@ class OnnxModel(nn.Module):
     Example:
 
     ```python
-    >>> import tempfile, torch
-    >>> from scmm import SCMMConfig, SCMMModel
-    >>> from scmm.hub.onnx import OnnxModel, export_onnx
-    >>> tower = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    >>> model = SCMMModel(SCMMConfig.from_preset("tiny", text_config=tower, vision_config=tower))
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     model.config.save_pretrained(folder)
-    ...     _ = export_onnx(model, folder)
-    ...     onnx_model = OnnxModel.from_pretrained(folder)
-    >>> onnx_model.get_text_features(torch.tensor([[49406, 320, 49407]])).pooler_output.shape
-    torch.Size([1, 128])
+    >>> from scmm import SCMMProcessor
+    >>> from scmm.hub.onnx import OnnxModel
+    >>> from scmm.retrieval.encode import encode_captions
+    >>> model = OnnxModel.from_pretrained("runs/demo/onnx", "int8")  # doctest: +SKIP
+    >>> processor = SCMMProcessor.from_pretrained("runs/demo/onnx")  # doctest: +SKIP
+    >>> encode_captions(model, processor, ["a man in a red coat"])  # doctest: +SKIP
 
     ```
     """
@@ -280,6 +277,12 @@ def _quantize(source: Path, target: Path) -> None:
     # Not the convolution of the patches: in integers it is slower, and a fiftieth of the work.
     quantize_dynamic(prepared, target, op_types_to_quantize=["MatMul", "Gather"])
     prepared.unlink()
+
+
+def _compare(path: Path, inputs: dict[str, Tensor], expected: Tensor) -> ExportedTower:
+    embeds = _run(_session(path), inputs)
+    cosine = F.cosine_similarity(embeds, expected).min().item()
+    return ExportedTower(path, (embeds - expected).abs().max().item(), cosine)
 
 
 def _session(path: str | os.PathLike):
