@@ -32,7 +32,7 @@ def onnx(
     from scmm.hub.onnx import export_onnx
 
     model, processor = load_checkpoint(checkpoint)
-    exported = export_onnx(model, output_dir)
+    exported = export_onnx(model.cpu(), output_dir)
     model.config.save_pretrained(output_dir)
     processor.save_pretrained(output_dir)
     table = Table(title=f"{output_dir / 'onnx'}, compared with PyTorch")

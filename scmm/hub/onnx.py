@@ -51,7 +51,7 @@ def export_onnx(model: SCMMModel, save_directory: str | os.PathLike) -> list[Exp
     that the model takes. The outputs `text_embeds` and `image_embeds` are not normalized.
 
     Args:
-        model ([`SCMMModel`]): the dual encoder, in float32.
+        model ([`SCMMModel`]): the dual encoder, in float32 and on the CPU; a GPU may round to less than float32.
         save_directory (`str` or `os.PathLike`):
             The files go into its sub-folder `onnx`, named as transformers.js expects them. Configuration and
             processor are not written.
@@ -61,7 +61,7 @@ def export_onnx(model: SCMMModel, save_directory: str | os.PathLike) -> list[Exp
 
     Raises:
         ExtraNotInstalledError: if the packages of the extra `onnx` are missing.
-        ValueError: if the model is not in float32.
+        ValueError: if the model is not in float32 or not on the CPU.
         RuntimeError: if a float32 file's embeddings are off by more than 1e-4; no file is then written.
 
     Example:
@@ -85,8 +85,8 @@ def export_onnx(model: SCMMModel, save_directory: str | os.PathLike) -> list[Exp
     """
     for package in ("onnx", "onnxruntime", "onnxscript"):
         import_extra(package, "onnx")
-    if model.dtype != torch.float32:
-        raise ValueError(f"The model is in {model.dtype}; load it with dtype=torch.float32 to export it.")
+    if model.dtype != torch.float32 or model.device.type != "cpu":
+        raise ValueError(f"The model is in {model.dtype} on {model.device}; export it in float32 on the CPU.")
     batch = torch.export.Dim("batch", min=1)
     tokens = torch.export.Dim("tokens", min=1, max=model.text_model.config.max_position_embeddings)
     dynamic_shapes = {
@@ -100,7 +100,7 @@ def export_onnx(model: SCMMModel, save_directory: str | os.PathLike) -> list[Exp
         for name, tower in {"text_model": _TextTower(model), "vision_model": _VisionTower(model)}.items():
             inputs = _random_inputs(model)[name]
             with torch.inference_mode():
-                expected = tower(**inputs).cpu()
+                expected = tower(**inputs)
             file, int8_file = Path(scratch, f"{name}.onnx"), Path(scratch, f"{name}_int8.onnx")
             _export(tower, inputs, dynamic_shapes[name], EMBEDS[name], file)
             result = _compare(file, inputs, expected)
@@ -118,7 +118,7 @@ def export_onnx(model: SCMMModel, save_directory: str | os.PathLike) -> list[Exp
 
 class OnnxModel(nn.Module):
     """
-    A dual encoder whose towers onnxruntime computes, on the processor. It takes the place of an [`SCMMModel`] in
+    A dual encoder whose towers onnxruntime computes, on the CPU. It takes the place of an [`SCMMModel`] in
     [`~scmm.retrieval.encode.encode_images`], [`~scmm.retrieval.encode.encode_captions`] and all that builds on them.
 
     Args:
@@ -224,8 +224,8 @@ def _random_inputs(model: SCMMModel) -> dict[str, dict[str, Tensor]]:
     attention_mask[0, -1] = 0
     pixel_values = torch.randn(3, vision.num_channels, *vision.image_size, generator=generator)
     return {
-        "text_model": {"input_ids": input_ids.to(model.device), "attention_mask": attention_mask.to(model.device)},
-        "vision_model": {"pixel_values": pixel_values.to(model.device)},
+        "text_model": {"input_ids": input_ids, "attention_mask": attention_mask},
+        "vision_model": {"pixel_values": pixel_values},
     }
 
 
