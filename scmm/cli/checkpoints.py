@@ -8,11 +8,11 @@ import typer
 Checkpoint = Annotated[str, typer.Argument(help="Folder or Hub id of an SCMM model with its processor.")]
 
 
-def load_checkpoint(checkpoint: str, revision: str | None = None):
+def load_checkpoint(checkpoint: str, revision: str | None = None, backend: str = "torch"):
     """The dual encoder and its processor, on the GPU where there is one."""
     from transformers.utils import logging
 
     from scmm.retrieval.checkpoints import load_dual_encoder
 
     logging.disable_progress_bar()  # loading takes a blink; the command's own bars are what matters
-    return load_dual_encoder(checkpoint, revision)
+    return load_dual_encoder(checkpoint, revision, backend)  # ty: ignore[invalid-argument-type]

@@ -5,6 +5,7 @@ import re
 import tempfile
 from dataclasses import dataclass
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,14 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _IN_GALLERY = "In a gallery"
+
+
+class Backend(StrEnum):
+    """What computes the embeddings of a folder: PyTorch, or onnxruntime with the files of `scmm export onnx`."""
+
+    torch = "torch"
+    onnx = "onnx"
+    onnx_int8 = "onnx-int8"
 
 
 @dataclass
@@ -54,6 +63,9 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of results instead of a table.")] = False,
     save_image: Annotated[Path | None, typer.Option(help="Draw the results into this PNG file.")] = None,
     open_image: Annotated[bool, typer.Option("--open", help="Draw the results and show the picture.")] = False,
+    backend: Annotated[
+        Backend, typer.Option(help="In a folder: onnx and onnx-int8 need what scmm export onnx writes.")
+    ] = Backend.torch,
     camera: Annotated[list[str] | None, _gallery_option(help="Of this camera; may be repeated.")] = None,
     after: Annotated[str | None, _gallery_option(help="Taken then or later, such as 2026-01-31T08:00.")] = None,
     before: Annotated[str | None, _gallery_option(help="Taken before this time.")] = None,
@@ -86,6 +98,8 @@ def search(
 
     sentences = list(queries or [])
     if is_gallery(target):
+        if backend != Backend.torch:
+            raise ValueError(f"--backend {backend} is for a folder; {target} is a gallery, whose images are embedded.")
         gallery = _open(target, model)
         _warn_of_long(gallery.processor, [*sentences, *(without or [])])
         conditions = _filter(gallery, camera, after, before, where or [])
@@ -110,7 +124,7 @@ def search(
                 f"{target} is not a gallery. Search in a gallery with a sentence, or in a folder: scmm search "
                 "CHECKPOINT FOLDER SENTENCE."
             )
-        results = _search_folder(target, sentences[0], sentences[1:], top_k, progress=not as_json)
+        results = _search_folder(target, sentences[0], sentences[1:], top_k, backend, progress=not as_json)
     if save_image is not None or open_image:
         picture = save_image or Path(tempfile.mkdtemp(prefix="scmm-")) / "results.png"
         _draw(results, picture)
@@ -169,12 +183,12 @@ def _queries(sentences: list[str], image: Path | None, like: str | None, without
 
 
 def _search_folder(
-    checkpoint: str, folder: str, sentences: list[str], top_k: int, progress: bool
+    checkpoint: str, folder: str, sentences: list[str], top_k: int, backend: Backend, progress: bool
 ) -> list[list[_Result]]:
     from scmm.retrieval.search import find_images, search_folder
 
     find_images(folder)  # a wrong folder should not cost the loading of a model
-    model, processor = load_checkpoint(checkpoint)
+    model, processor = load_checkpoint(checkpoint, backend=backend)
     _warn_of_long(processor, sentences)
     found = search_folder(model, processor, folder, sentences, top_k=top_k, progress=progress)
     for _, reason in found.skipped:

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig
@@ -11,7 +11,12 @@ from scmm.modeling_scmm import SCMMModel
 from scmm.processing import SCMMProcessor
 
 
-def load_dual_encoder(checkpoint: str | os.PathLike, revision: str | None = None) -> tuple[SCMMModel, SCMMProcessor]:
+Backend = Literal["torch", "onnx", "onnx-int8"]
+
+
+def load_dual_encoder(
+    checkpoint: str | os.PathLike, revision: str | None = None, backend: Backend = "torch"
+) -> tuple[SCMMModel, SCMMProcessor]:
     """
     Loads the dual encoder of a checkpoint, in evaluation mode and on the GPU where there is one.
 
@@ -19,6 +24,8 @@ def load_dual_encoder(checkpoint: str | os.PathLike, revision: str | None = None
         checkpoint (`str` or `os.PathLike`): folder or Hub id of an SCMM model with its processor; a training
             checkpoint will do, what only training needs is left out.
         revision (`str`, *optional*): branch, tag or commit on the Hub.
+        backend (`str`, defaults to `"torch"`): what computes the embeddings. `"onnx"` and `"onnx-int8"` need the files
+            of `scmm export onnx`; onnxruntime then runs them, in an [`~scmm.hub.onnx.OnnxModel`].
 
     Returns:
         `tuple[SCMMModel, SCMMProcessor]`
@@ -41,7 +48,12 @@ def load_dual_encoder(checkpoint: str | os.PathLike, revision: str | None = None
         config = AutoConfig.from_pretrained(checkpoint, **options)
         if config.model_type != "scmm":
             raise ValueError(f"it is a {config.model_type!r} checkpoint, not an SCMM one.")
-        model = SCMMModel.from_pretrained(checkpoint, **options)
+        if backend == "torch":
+            model = SCMMModel.from_pretrained(checkpoint, **options)
+        else:
+            from scmm.hub.onnx import OnnxModel
+
+            model = OnnxModel.from_pretrained(checkpoint, "int8" if backend == "onnx-int8" else "fp32")
         processor = SCMMProcessor.from_pretrained(checkpoint, **options)
         # Without its files a tokenizer is not missed but made up, with an empty vocabulary.
         if len(processor.tokenizer) != config.text_config.vocab_size:
@@ -51,4 +63,5 @@ def load_dual_encoder(checkpoint: str | os.PathLike, revision: str | None = None
     except Exception as error:  # broken files make loaders raise whatever they stumble over, seldom with a name
         what = "cannot be loaded" if Path(checkpoint).is_dir() else "is not a folder, and not found on the Hub"
         raise ValueError(f"{checkpoint} {what}: {error}") from error
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return model, processor  # ty: ignore[invalid-explicit-return] (an OnnxModel does what an SCMMModel does)
