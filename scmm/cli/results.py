@@ -38,13 +38,14 @@ def markdown_table(rows: list[dict[str, Any]]) -> str:
 
 def print_results(rows: list[dict[str, Any]]) -> None:
     """The rows of [`~scmm.results.results_table`] on the terminal."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     header, cells = table_cells(rows)
-    table = Table(title="Text to image, percent")
+    table = Table(title="Text to image, percent", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
     for name in header:
-        table.add_column(name, justify="right" if _is_figure(name) else "left")
+        table.add_column(name, justify="right" if _is_figure(name) else "left", overflow="fold")
     for line in cells:
         table.add_row(*line)
     Console().print(table)
