@@ -10,19 +10,25 @@ from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import numpy as np
 import yaml
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from huggingface_hub.dataclasses import type_validator
 from safetensors import SafetensorError
 from transformers import AutoConfig, HfArgumentParser, set_seed
+from transformers.utils import logging
 
 from scmm.caption_quality import CaptionQuality
 from scmm.configuration import SCMMConfig
 from scmm.data.benchmarks import load_benchmark
+from scmm.data.noise import count_other_person, noise_permutation, permute_captions, read_noise_file
 from scmm.modeling_scmm import SCMMForPreTraining
 from scmm.processing import SCMMProcessor
 from scmm.trainer import SCMMTrainer
 from scmm.training_arguments import SCMMTrainingArguments
+
+
+logger = logging.get_logger(__name__)
 
 
 class RecipeError(ValueError):
@@ -43,6 +49,18 @@ class DataArguments:
         default=None, metadata={"help": "Of json and folder: which key of a record holds what."}
     )
     image_root: str | None = field(default=None, metadata={"help": "Of json and folder: the folder of the images."})
+    noise_ratio: float = field(
+        default=0.0, metadata={"help": "Share of training captions that change places, drawn by the seed."}
+    )
+    noise_file: str | None = field(
+        default=None, metadata={"help": "Instead: a .npy file of one permutation of the training captions."}
+    )
+
+    def __post_init__(self):
+        if not 0 <= self.noise_ratio <= 1:
+            raise ValueError(f"noise_ratio must lie in [0, 1], got {self.noise_ratio}")
+        if self.noise_ratio and self.noise_file is not None:
+            raise ValueError("give either noise_ratio or noise_file: the file says by itself how much it moves")
 
 
 @dataclass
@@ -192,6 +210,8 @@ def build_trainer(recipe: Recipe) -> tuple[SCMMTrainer, DatasetDict]:
         hold_out_identities=data.hold_out_identities,  # by one seed, whatever the run's: runs are selected alike
     )
     train_split, eval_split = splits["train"], splits[data.eval_split]
+    if data.noise_ratio or data.noise_file is not None:
+        train_split = splits["train"] = _add_noise(train_split, data, args)
     captions = [caption for captions in train_split["captions"] for caption in captions]
     set_seed(args.seed)
     processor, model = _build_model(model_args, args, captions, identities=len(set(train_split["person_id"])))
@@ -199,6 +219,21 @@ def build_trainer(recipe: Recipe) -> tuple[SCMMTrainer, DatasetDict]:
         model.scmm.logit_scale.data.fill_(-math.log(model_args.temperature))
     trainer = SCMMTrainer(model, args, train_split, eval_split, processing_class=processor)
     return trainer, splits
+
+
+def _add_noise(train: Dataset, data: DataArguments, args: SCMMTrainingArguments) -> Dataset:
+    num_captions = sum(map(len, train["captions"][:]))
+    if data.noise_file is not None:
+        permutation = read_noise_file(data.noise_file, num_captions)
+    else:
+        permutation = noise_permutation(num_captions, data.noise_ratio, args.seed)
+    if args.should_log:
+        moved, other = int((permutation != np.arange(num_captions)).sum()), count_other_person(train, permutation)
+        logger.warning(
+            f"Noisy correspondence: of {num_captions} training captions {moved} stand beside another pair's image, "
+            f"{other} ({other / max(num_captions, 1):.1%}) beside another person's."
+        )
+    return permute_captions(train, permutation)
 
 
 def _build_model(

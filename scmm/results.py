@@ -90,9 +90,10 @@ def results_table(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
     Returns:
         `list[dict]`: `recipe`, `dataset`, `arguments` (those that tell rows of one recipe and data set apart, with
-        `"default"` where a row leaves one), `checkpoint` (`"best"` or `"last"`), `seeds`, `selection_split`, `epoch`, `val` and `test`. The last two have
-        `{"mean": float, "std": float or None}` for each metric, in percent; `epoch` is such a pair too. The standard
-        deviation is that of a sample, `None` for one run. A split that not all runs have is empty.
+        `"default"` where a row leaves one), `checkpoint` (`"best"` or `"last"`), `seeds`, `selection_split`, `epoch`,
+        `val` and `test`. The last two have `{"mean": float, "std": float or None}` for each metric, in percent;
+        `epoch` is such a pair too. The standard deviation is that of a sample, `None` for one run. A split that not
+        all runs have is empty.
 
     Example:
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
@@ -15,6 +15,7 @@ from scmm.data.collator import CaptionItems, SCMMDataCollator
 from scmm.data.samplers import IdentityBalancedSampler, LengthGroupedSampler
 from scmm.data.transforms import TrainingAugmentation
 from scmm.distributed import gather_with_gradient
+from scmm.hub.pushes import HubTrainer
 from scmm.optimizer import MuonHybrid
 from scmm.processing import SCMMProcessor
 from scmm.retrieval.encode import encode_dataset
@@ -27,7 +28,7 @@ logger = logging.get_logger(__name__)
 COLLAPSED_COSINE = 0.99
 
 
-class SCMMTrainer(Trainer):
+class SCMMTrainer(HubTrainer):
     """
     Trains [`SCMMForPreTraining`] with the weighted objective of [`SCMMLoss`].
 

@@ -1,6 +1,7 @@
 """SCMMTrainingArguments: transformers' TrainingArguments and the options of SCMM's objective, data and optimizer."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import TrainingArguments
 
@@ -114,6 +115,10 @@ class SCMMTrainingArguments(TrainingArguments):
             )
         if self.mcm_weight > 0 and self.mask_probability == 0:
             raise ValueError("mask_probability is 0: there is nothing to model. Set mcm_weight to 0 as well.")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the token: the trainer pickles its arguments into `training_args.bin`, and pushes that file."""
+        return {**vars(self), "hub_token": None}
 
     def loss_function(self) -> SCMMLoss:
         """The objective that these arguments describe."""

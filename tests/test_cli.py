@@ -17,12 +17,27 @@ from torch._utils import ExceptionWrapper
 from typer.testing import CliRunner
 
 from scmm import cli
+from scmm.data.paperdoll import export_paperdoll
 from scmm.processing import ImageError, load_image
 from scmm.retrieval.encode import encode_dataset
 from scmm.retrieval.metrics import retrieval_metrics
 
 
-COMMANDS = ("demo", "train", "results", "evaluate", "search", "data check")
+COMMANDS = (
+    "demo",
+    "train",
+    "ablate",
+    "results",
+    "evaluate",
+    "search",
+    "convert",
+    "card",
+    "data check",
+    "data stats",
+    "data export",
+    "analyze spectrum",
+    "analyze gap",
+)
 RECIPE = """
 dataset: paperdoll
 data_root: {root}
@@ -83,7 +98,7 @@ class TestHelp:
         text = self.help_of()
         assert "Find the images of a person from a sentence." in text
         assert all(command.split()[0] in text for command in COMMANDS)
-        assert "check" in self.help_of("data")
+        assert all(command in self.help_of("data") for command in ("check", "stats", "export"))
 
     @pytest.mark.parametrize("command", COMMANDS)
     def test_the_example_is_one_that_works(self, command):
@@ -120,7 +135,7 @@ print("loaded:", sorted({{"torch", "transformers", "datasets", "matplotlib", "nu
 class TestEvaluate:
     def test_json(self, scmm, checkpoint, paperdoll_root, paperdoll, model, processor):
         code, out, _ = scmm("evaluate", checkpoint, "paperdoll", paperdoll_root, "--image-to-text", "--json")
-        report = json.loads(out)
+        (report,) = json.loads(out)
         assert code == 0
         encoded = encode_dataset(model, processor, paperdoll["test"])
         text, image = (encoded.text_embeds, encoded.text_person_ids), (encoded.image_embeds, encoded.image_person_ids)
@@ -134,17 +149,56 @@ class TestEvaluate:
         monkeypatch.setenv("COLUMNS", "200")
         args = ("evaluate", checkpoint, "paperdoll", paperdoll_root, "--split", "val", "--batch-size", 5)
         code, out, _ = scmm(*args)
-        figures = json.loads(scmm(*args, "--json")[1])["text_to_image"]
+        figures = json.loads(scmm(*args, "--json")[1])[0]["text_to_image"]
         assert code == 0
         row = next(line for line in out.splitlines() if "text to image" in line)
-        shown = [cell.strip() for cell in row.split("│")[2:-1]]
+        shown = [cell.strip() for cell in row.split("│")[3:-1]]
         percents = [f"{figures[name]:.2f}" for name in ("rank1", "rank5", "rank10", "mAP", "mINP")]
         assert shown == [*percents, "24", "0"]
         assert "image to text" not in out
         assert re.search(r"\d+ of 24 captions were longer", out)
 
+    @pytest.fixture
+    def exported(self, paperdoll_root, tmp_path) -> Path:
+        for layout in ("cuhk-pedes", "icfg-pedes", "rstpreid"):
+            export_paperdoll(paperdoll_root, tmp_path, layout)
+        return tmp_path
+
+    def test_several_data_sets(self, scmm, checkpoint, exported, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "200")
+        names = ["cuhk-pedes", "icfg-pedes", "rstpreid"]
+        args = ("evaluate", checkpoint, ", ".join([*names, "cuhk-pedes"]), exported, "--image-to-text")
+        reports = json.loads(scmm(*args, "--json")[1])
+        assert [report["dataset"] for report in reports] == names
+        assert [report["text_to_image"]["num_queries"] for report in reports] == [32, 16, 32]
+        for name, report in zip(names, reports, strict=True):  # as each alone
+            assert json.loads(scmm("evaluate", checkpoint, name, exported, "--image-to-text", "--json")[1]) == [report]
+        code, out, err = scmm(*args)
+        rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in out.splitlines() if " to " in line]
+        assert code == 0 and "warning" not in err
+        assert rows == [
+            [report["dataset"], direction.replace("_", " "), f"{report[direction]['rank1']:.2f}"]
+            for report in reports
+            for direction in ("text_to_image", "image_to_text")
+        ]
+
+    def test_people_who_may_have_been_trained_on(self, scmm, checkpoint, exported, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "200")
+        trained = Path(shutil.copytree(checkpoint, exported / "trained"))
+        (trained / "results.json").write_text('{"data": {"dataset": "icfg-pedes"}}')
+        code, out, err = scmm("evaluate", trained, "cuhk-pedes,icfg-pedes,rstpreid", exported)
+        (warning,) = (line for line in err.splitlines() if "warning" in line)
+        assert code == 0 and "test split, trained on icfg-pedes" in " ".join(out.split())
+        assert f"{trained} was trained on icfg-pedes, which like rstpreid is cut from MSMT17" in warning
+        for text in ("{", "[]", '{"data": {}}', '{"data": {"dataset": null}}'):
+            (trained / "results.json").write_text(text)
+            code, out, err = scmm("evaluate", trained, "rstpreid", exported, "--json")
+            assert code == 0 and len(json.loads(out)) == 1
+            assert f"warning: {trained}/results.json does not say on which data set" in err
+
     def test_mistakes(self, mistake, checkpoint, paperdoll_root, tmp_path):
         assert "no benchmark 'market'; choose one of" in mistake("evaluate", checkpoint, "market", paperdoll_root)
+        assert "no benchmark ''" in mistake("evaluate", checkpoint, "paperdoll,", paperdoll_root)
         line = mistake("evaluate", checkpoint, "paperdoll", paperdoll_root, "--split", "dev")
         assert line.endswith("has no split 'dev', only test, train, val.")
         assert f"{tmp_path}/PaperDoll is not a folder" in mistake("evaluate", checkpoint, "paperdoll", tmp_path)
@@ -282,7 +336,7 @@ class TestTrain:
         assert saved["recipe"] == f"{tmp_path / 'mine.yaml'} + {over}" and not saved["resumed"]
         assert saved["arguments"]["align"] == "sdm" and f"{saved['best']['test']['mAP']:.2f}" in out
         evaluated = scmm("evaluate", tmp_path / "other", "paperdoll", paperdoll_root, "--json")[1]
-        for name, value in json.loads(evaluated)["text_to_image"].items():
+        for name, value in json.loads(evaluated)[0]["text_to_image"].items():
             assert saved["best"]["test"][name] == pytest.approx(value), name
 
         assert f"{tmp_path / 'other'} already holds a run: resume it (--resume)" in mistake(

@@ -66,7 +66,9 @@ def test_what_is_written_down(recipe, tmp_path, paperdoll_root, checkpoint):
         *("wall_seconds", "peak_memory_mib", "resumed"),
         *(["peak_gpu_memory_mib"] if torch.cuda.is_available() else []),
     ]
-    assert results["data"] == {"dataset": "paperdoll", "root": str(paperdoll_root), "selection_split": "val"}
+    counts = {"people": 6, "images": 24, "captions": 48}
+    data = {"dataset": "paperdoll", "root": str(paperdoll_root), "selection_split": "val", "train": counts}
+    assert results["data"] == data
     assert results["selection"] == {"split": "val", "metric": "rank1"}
     assert (results["recipe"], results["seed"], results["resumed"]) == (str(tmp_path / "mine.yaml"), 5, False)
     assert results["arguments"]["margin_max"] == 0.9

@@ -24,16 +24,11 @@ def results(
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     elif as_markdown:
-        typer.echo(markdown_table(rows))
+        from scmm.analysis.tables import markdown_table
+
+        typer.echo(markdown_table(*table_cells(rows)))
     else:
         print_results(rows)
-
-
-def markdown_table(rows: list[dict[str, Any]]) -> str:
-    """The rows of [`~scmm.results.results_table`] in Markdown."""
-    header, cells = table_cells(rows)
-    rule = ["---:" if _is_figure(name) else "---" for name in header]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in (header, rule, *cells))
 
 
 def print_results(rows: list[dict[str, Any]]) -> None:

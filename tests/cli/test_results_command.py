@@ -38,7 +38,7 @@ def test_a_folder_of_runs_in_markdown(scmm, runs):
     code, out, _ = scmm("results", runs, runs / "0", "--markdown")
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines()]
     assert code == 0 and lines[0][:5] == ["run", "model", "seeds", "epoch", "val rank-1"]
-    assert lines[1][0] == "---" and lines[1][-1] == "---:"
+    assert lines[1][0] == ":---" and lines[1][-1] == "---:"
     assert lines[2][:5] == ["mine on paperdoll, margin_max=default", "best on val", "2", "3.0", "41.00±1.41"]
     assert lines[4][:5] == ["mine on paperdoll, margin_max=0.9", "best on val", "1", "3.0", "30.00"]
     assert len(lines) == 6 and {len(line) for line in lines} == {10}
