@@ -143,7 +143,7 @@ def table_cells(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[st
     lines = [
         {
             "run": _run_name(row),
-            "model": f"best on {row['selection_split']}" if row["checkpoint"] == "best" else "last",
+            "model": f"best ({row['selection_split']})" if row["checkpoint"] == "best" else "last",
             "seeds": str(len(row["seeds"])),
             "epoch": f"{row['epoch']['mean']:.1f}",
             "val rank-1": _shown(row["val"].get("rank1")),

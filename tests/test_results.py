@@ -57,7 +57,7 @@ class TestTable:
     def test_cells(self):
         header, cells = table_cells(results_table([run(seed, 40 + seed, "a/b.yaml + c/d.yaml") for seed in (0, 1)]))
         assert header[:5] == ["run", "model", "seeds", "epoch", "val rank-1"]
-        assert cells[0][:5] == ["b + d on paperdoll", "best on val", "2", "2.0", "40.50±0.71"]
+        assert cells[0][:5] == ["b + d on paperdoll", "best (val)", "2", "2.0", "40.50±0.71"]
         header, cells = table_cells(results_table([run(recipe="x/paperdoll.yaml", dataset="paperdoll")]))
         assert cells[0][0] == "paperdoll"
         lacking = run()
