@@ -73,19 +73,19 @@ class TestGallery:
         assert gallery.recall([SENTENCE]).recall == 1.0 and codes(gallery) == []
 
 
+@pytest.fixture(scope="module")
+def data() -> tuple[torch.Tensor, torch.Tensor]:
+    """Data with structure, as embeddings have it: clusters in a part of the space, queries beside them."""
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.randn(24, 64, generator=generator)
+    centers = torch.randn(300, 24, generator=generator)
+    points = centers.repeat(40, 1) + 0.5 * torch.randn(12_000, 24, generator=generator)
+    vectors = F.normalize(points @ basis + 0.3 * torch.randn(12_000, 64, generator=generator), dim=1)
+    noise = torch.randn(50, 64, generator=generator)
+    return vectors.half(), F.normalize(centers[:50] @ basis + 2 * noise + 3, dim=1)
+
+
 class TestCodes:
-    """On data with structure, as embeddings have it: clusters in a part of the space, queries beside them."""
-
-    @pytest.fixture(scope="class")
-    def data(self) -> tuple[torch.Tensor, torch.Tensor]:
-        generator = torch.Generator().manual_seed(0)
-        basis = torch.randn(24, 64, generator=generator)
-        centers = torch.randn(300, 24, generator=generator)
-        points = centers.repeat(40, 1) + 0.5 * torch.randn(12_000, 24, generator=generator)
-        vectors = F.normalize(points @ basis + 0.3 * torch.randn(12_000, 64, generator=generator), dim=1)
-        noise = torch.randn(50, 64, generator=generator)
-        return vectors.half(), F.normalize(centers[:50] @ basis + 2 * noise + 3, dim=1)
-
     def test_finds_most(self, data, tmp_path):
         vectors, queries = data
         made = Codes(tmp_path, 1)
