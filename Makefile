@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUTPUT_DIR ?= runs/demo
 SEED ?= 0
 
-.PHONY: install demo test format
+.PHONY: install demo test test-slow format
 
 install: $(VENV)/installed
 
@@ -23,6 +23,9 @@ test: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ty check
 	$(BIN)/python -m pytest
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from .processing import SCMMProcessor
     from .retrieval.encode import encode_dataset
     from .retrieval.metrics import retrieval_metrics
-    from .trainer import SCMMTrainer, SCMMTrainingArguments
+    from .trainer import SCMMTrainer
+    from .training_arguments import SCMMTrainingArguments
 
 __version__ = "0.1.0"
 
@@ -35,7 +36,7 @@ _MODULE_OF = {
     "SCMMProcessor": "processing",
     "SCMMTextConfig": "configuration",
     "SCMMTrainer": "trainer",
-    "SCMMTrainingArguments": "trainer",
+    "SCMMTrainingArguments": "training_arguments",
     "SCMMVisionConfig": "configuration",
     "encode_dataset": "retrieval.encode",
     "load_benchmark": "data.benchmarks",

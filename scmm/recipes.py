@@ -3,8 +3,9 @@
 import contextlib
 import dataclasses
 import difflib
+import math
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -23,7 +24,8 @@ from scmm.data.benchmarks import load_benchmark
 from scmm.data.noise import count_other_person, noise_permutation, permute_captions, read_noise_file
 from scmm.modeling_scmm import SCMMForPreTraining
 from scmm.processing import SCMMProcessor
-from scmm.trainer import SCMMTrainer, SCMMTrainingArguments
+from scmm.trainer import SCMMTrainer
+from scmm.training_arguments import SCMMTrainingArguments
 
 
 logger = logging.get_logger(__name__)
@@ -74,7 +76,13 @@ class ModelArguments:
         default="information", metadata={"help": "information, length, distinct or constant."}
     )
 
+    temperature: float | None = field(
+        default=None, metadata={"help": "What cosines are divided by at the start; null for the checkpoint's."}
+    )
+
     def __post_init__(self):
+        if self.temperature is not None and not 0.01 <= self.temperature <= 1:
+            raise ValueError(f"temperature must lie in [0.01, 1], got {self.temperature}")
         if (self.preset is None) == (self.model_name_or_path is None):
             raise ValueError("give either preset or model_name_or_path")
         if self.image_size is not None and len(self.image_size) != 2:
@@ -129,20 +137,20 @@ def parse_recipe(values: dict[str, Any], source: str = "recipe") -> Recipe:
         raise RecipeError(f"{source}: {' '.join(str(error).split())}") from None
 
 
-def read_recipe(path: str | os.PathLike, **overrides: Any) -> Recipe:
+def read_recipe(*paths: str | os.PathLike, **overrides: Any) -> Recipe:
     """
-    Reads a recipe from a YAML file.
+    Reads a recipe from a YAML file, or from several.
 
     Args:
-        path (`str` or `os.PathLike`): the file.
-        **overrides: values that replace those of the file; `None` leaves the file's.
+        *paths (`str` or `os.PathLike`): the files; the values of a later one replace those of the earlier ones.
+        **overrides: values that replace those of the files; `None` leaves the files'.
 
     Returns:
         As [`parse_recipe`].
 
     Raises:
-        RecipeError: if the file is not YAML, or as in [`parse_recipe`].
-        OSError: if the file cannot be read.
+        RecipeError: if a file is not YAML, or as in [`parse_recipe`].
+        OSError: if a file cannot be read.
 
     Example:
 
@@ -158,14 +166,26 @@ def read_recipe(path: str | os.PathLike, **overrides: Any) -> Recipe:
 
     ```
     """
+    values: dict[str, Any] = {}
+    for path in paths:
+        values.update(_read_yaml(Path(path)))
+    values.update({name: value for name, value in overrides.items() if value is not None})
+    return parse_recipe(values, source=recipe_name(paths))
+
+
+def recipe_name(paths: Sequence[str | os.PathLike]) -> str:
+    """How a recipe of one or several files is called in messages and results."""
+    return " + ".join(str(path) for path in paths)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError) as error:  # of an impossible date, say, or of bytes that are no UTF-8
         raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"{path} must be a list of `key: value` lines.")
-    values.update({name: value for name, value in overrides.items() if value is not None})
-    return parse_recipe(values, source=str(path))
+    return values
 
 
 def build_trainer(recipe: Recipe) -> tuple[SCMMTrainer, DatasetDict]:
@@ -195,6 +215,8 @@ def build_trainer(recipe: Recipe) -> tuple[SCMMTrainer, DatasetDict]:
     captions = [caption for captions in train_split["captions"] for caption in captions]
     set_seed(args.seed)
     processor, model = _build_model(model_args, args, captions, identities=len(set(train_split["person_id"])))
+    if model_args.temperature is not None:
+        model.scmm.logit_scale.data.fill_(-math.log(model_args.temperature))
     trainer = SCMMTrainer(model, args, train_split, eval_split, processing_class=processor)
     return trainer, splits
 

@@ -89,7 +89,7 @@ def results_table(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         results (`list[dict]`): of each run, as [`read_results`] returns them.
 
     Returns:
-        `list[dict]`: `recipe`, `dataset`, `arguments` (those that tell rows of one recipe and data set apart),
+        `list[dict]`: `recipe`, `dataset`, `arguments` (those that tell rows of one recipe and data set apart,
         `checkpoint` (`"best"` or `"last"`), `seeds`, `selection_split`, `epoch`, `val` and `test`. The last two have
         `{"mean": float, "std": float or None}` for each metric, in percent; `epoch` is such a pair too. The standard
         deviation is that of a sample, `None` for one run. A split that not all runs have is empty.
@@ -157,10 +157,11 @@ def table_cells(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[st
 
 
 def _telling(arguments: dict[str, Any], siblings: list[dict[str, Any]]) -> dict[str, Any]:
-    """The arguments that not all siblings give the same value; `None` where this run has the default."""
+    """The arguments that not all siblings give the same value; `"default"` where this run leaves it."""
     names = sorted({name for other in siblings for name in other})
-    differing = [name for name in names if any(other.get(name) != siblings[0].get(name) for other in siblings)]
-    return {name: arguments.get(name) for name in differing}
+    values = {name: [other.get(name, "default") for other in siblings] for name in names}
+    differing = [name for name in names if any(value != values[name][0] for value in values[name])]
+    return {name: arguments.get(name, "default") for name in differing}
 
 
 def _means(figures: list[dict[str, Any]], split: str) -> dict[str, dict[str, float | None]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import TrainerState
 from transformers.trainer_utils import get_last_checkpoint
@@ -18,13 +18,14 @@ from transformers.trainer_utils import get_last_checkpoint
 import scmm
 from scmm.recipes import Recipe, build_trainer
 from scmm.results import RESULTS_NAME, write_json
-from scmm.trainer import SCMMTrainer, SCMMTrainingArguments
+from scmm.trainer import SCMMTrainer
+from scmm.training_arguments import SCMMTrainingArguments
 
 
 def run_recipe(recipe: Recipe, source: str | os.PathLike = "recipe", resume: bool = False) -> dict[str, Any]:
     """
     Trains as a recipe says, evaluates the last and the best model, and saves the best into the recipe's `output_dir`,
-    with `results.json` beside it.
+    with `results.json` and the model card beside it; with `push_to_hub`, pushes them all.
 
     Args:
         recipe: what [`~scmm.recipes.read_recipe`] returned.
@@ -73,6 +74,7 @@ def run_recipe(recipe: Recipe, source: str | os.PathLike = "recipe", resume: boo
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
+    arguments = changed_arguments(recipe)  # before there is a trainer: making arguments resets accelerate's state
     trainer, splits = build_trainer(recipe)
     selects_best = args.load_best_model_at_end
     args.load_best_model_at_end = False  # not before the last model is evaluated
@@ -90,28 +92,28 @@ def run_recipe(recipe: Recipe, source: str | os.PathLike = "recipe", resume: boo
         trainer._load_best_model()
         epoch = next(entry["epoch"] for entry in state.log_history if entry["step"] == state.best_global_step)
         best = {"epoch": epoch, "step": state.best_global_step, **_metrics(trainer, splits, names)}
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # pushed below, with its results
     trainer.save_state()
 
     metric = str(args.metric_for_best_model).removeprefix("eval_") if selects_best else None
     results = {
-        "data": {"dataset": data.dataset, "root": str(data.data_root), "selection_split": data.eval_split},
+        "data": {
+            "dataset": data.dataset,
+            "root": str(data.data_root),
+            "selection_split": data.eval_split,
+            "train": count(splits["train"]),
+        },
         "recipe": str(source),
         "seed": args.seed,
         "selection": {"split": data.eval_split, "metric": metric},
         "best": best,
         "last": last,
-        "arguments": changed_arguments(recipe),
+        "arguments": arguments,
         "model": {
             "parameters": trainer.model.scmm.num_parameters(),
             "start": model_args.preset or str(model_args.model_name_or_path),
         },
-        "versions": {
-            "scmm": scmm.__version__,
-            **{name: version(name) for name in ("torch", "transformers", "datasets", "accelerate")},
-            "python": platform.python_version(),
-        },
-        "hardware": _hardware(args.device),
+        **environment(args.device),
         "wall_seconds": round(time.monotonic() - started, 1),
         "peak_memory_mib": _peak_memory_mib(),
         "resumed": resume,
@@ -120,6 +122,9 @@ def run_recipe(recipe: Recipe, source: str | os.PathLike = "recipe", resume: boo
         results["peak_gpu_memory_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
     if trainer.is_world_process_zero():
         write_json(target / RESULTS_NAME, results)
+    trainer.create_model_card()
+    if args.push_to_hub:
+        trainer.push_to_hub()
     return results
 
 
@@ -153,15 +158,29 @@ def _metrics(trainer: SCMMTrainer, splits: DatasetDict, names: list[str]) -> dic
     return found
 
 
-def _hardware(device: torch.device) -> dict[str, Any]:
+def count(dataset: Dataset) -> dict[str, int]:
+    """How much a data set holds."""
+    captions = sum(len(captions) for captions in dataset["captions"])
+    return {"people": len(set(dataset["person_id"])), "images": len(dataset), "captions": captions}
+
+
+def environment(device: torch.device) -> dict[str, dict[str, Any]]:
+    """The versions and the hardware that a run has run with."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return {
-        "device": str(device),
-        "processor": _processor(),
-        "cores": cores,
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": gpus,
+        "versions": {
+            "scmm": scmm.__version__,
+            **{name: version(name) for name in ("torch", "transformers", "datasets", "accelerate")},
+            "python": platform.python_version(),
+        },
+        "hardware": {
+            "device": str(device),
+            "processor": _processor(),
+            "cores": cores,
+            "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+            "gpus": gpus,
+        },
     }
 
 

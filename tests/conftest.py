@@ -23,7 +23,7 @@ SMALL_TOWER = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1
 
 
 def pytest_unconfigure() -> None:
-    shutil.rmtree(os.environ["HF_DATASETS_CACHE"])
+    shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture

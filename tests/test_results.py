@@ -44,7 +44,9 @@ class TestTable:
 
     def test_only_arguments_that_differ_are_shown(self):
         rows = results_table([run(learning_rate=1e-3), run(learning_rate=1e-3, mining="all")])[::2]
-        assert [row["arguments"] for row in rows] == [{"mining": None}, {"mining": "all"}]
+        assert [row["arguments"] for row in rows] == [{"mining": "default"}, {"mining": "all"}]
+        rows = results_table([run(), run(align=None)])[::2]
+        assert [row["arguments"] for row in rows] == [{"align": "default"}, {"align": None}]
 
     def test_a_split_that_a_run_lacks_is_empty(self):
         lacking = run(seed=1)

@@ -15,10 +15,10 @@ from scmm.runs import changed_arguments, run_recipe
 
 
 @pytest.fixture
-def recipe(paperdoll_root, tmp_path):
+def recipe(paperdoll_root, checkpoint, tmp_path):
     def recipe(**values):
         defaults = {"dataset": "paperdoll", "data_root": paperdoll_root, "output_dir": tmp_path / "run"}
-        tiny = {"preset": "tiny", "image_size": [32, 16], "use_cpu": True, "disable_tqdm": True, "seed": 5}
+        tiny = {"model_name_or_path": str(checkpoint), "use_cpu": True, "disable_tqdm": True, "seed": 5}
         steps = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1, "save_steps": 1, "max_steps": 3}
         return parse_recipe({**defaults, **tiny, **steps, "per_device_train_batch_size": 8, **values})
 
@@ -59,19 +59,22 @@ def test_best_and_last_are_evaluated_on_all_splits(recipe, paperdoll, tmp_path, 
     assert all(torch.equal(weight, saved[name]) for name, weight in best.items())
 
 
-def test_what_is_written_down(recipe, tmp_path, paperdoll_root):
+def test_what_is_written_down(recipe, tmp_path, paperdoll_root, checkpoint):
     results = run_recipe(recipe(margin_max=0.9, max_steps=1), source=tmp_path / "mine.yaml")
     assert list(results) == [
         *("data", "recipe", "seed", "selection", "best", "last", "arguments", "model", "versions", "hardware"),
         *("wall_seconds", "peak_memory_mib", "resumed"),
         *(["peak_gpu_memory_mib"] if torch.cuda.is_available() else []),
     ]
-    assert results["data"] == {"dataset": "paperdoll", "root": str(paperdoll_root), "selection_split": "val"}
+    counts = {"people": 6, "images": 24, "captions": 48}
+    data = {"dataset": "paperdoll", "root": str(paperdoll_root), "selection_split": "val", "train": counts}
+    assert results["data"] == data
     assert results["selection"] == {"split": "val", "metric": "rank1"}
     assert (results["recipe"], results["seed"], results["resumed"]) == (str(tmp_path / "mine.yaml"), 5, False)
-    assert results["arguments"]["margin_max"] == 0.9 and results["arguments"]["preset"] == "tiny"
+    assert results["arguments"]["margin_max"] == 0.9
+    assert results["arguments"]["model_name_or_path"] == str(checkpoint)
     weights = sum(weight.numel() for weight in SCMMForPreTraining.from_pretrained(tmp_path / "run").scmm.parameters())
-    assert results["model"] == {"parameters": weights, "start": "tiny"}
+    assert results["model"] == {"parameters": weights, "start": str(checkpoint)}
     assert results["versions"].keys() == {"scmm", "torch", "transformers", "datasets", "accelerate", "python"}
     assert results["hardware"]["cores"] >= 1 and results["hardware"]["memory_gib"] > 0.5
     assert results["wall_seconds"] > 0 and 100 < results["peak_memory_mib"] < 1e6
@@ -110,12 +113,11 @@ def test_without_selection_the_last_model_is_the_best(recipe):
     assert results["best"] == results["last"] and results["last"]["step"] == 2
 
 
-def test_only_arguments_that_were_changed(recipe):
+def test_only_arguments_that_were_changed(recipe, checkpoint):
     changed = changed_arguments(recipe(margin_max=0.4, flip_probability=0.25, per_device_train_batch_size=4))
     steps = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1, "save_steps": 1, "max_steps": 3}
     assert changed == {
-        "preset": "tiny",
-        "image_size": [32, 16],
+        "model_name_or_path": str(checkpoint),
         "use_cpu": True,
         "disable_tqdm": True,
         **steps,

@@ -32,7 +32,8 @@ def check(
     data_root: DataRoot,
     images: Annotated[bool, typer.Option("--images", help="Decode every image too.")] = False,
     checkpoint: Annotated[
-        str | None, typer.Option(help="Count tokens with this model's processor; without, at least so many is known.")
+        str | None,
+        typer.Option(help="Count tokens with this model's processor; by default a lower bound for CLIP is given."),
     ] = None,
     field: FieldOption = None,
     image_root: ImageRoot = None,

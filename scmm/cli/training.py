@@ -29,19 +29,22 @@ def demo(
 
 @app.command(epilog="Example:  scmm train recipes/paperdoll.yaml --data-root runs/demo/data --output-dir runs/mine")
 def train(
-    recipe: Annotated[Path, typer.Argument(help="YAML file of data, model and training arguments.")],
+    recipes: Annotated[
+        list[Path],
+        typer.Argument(metavar="RECIPE...", help="YAML files of data, model and training; a later one wins."),
+    ],
     data_root: Annotated[str | None, typer.Option(help="Instead of the recipe's data_root.")] = None,
     output_dir: Annotated[str | None, typer.Option(help="Instead of the recipe's output_dir.")] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's seed.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in output_dir.")] = False,
 ) -> None:
     """Train a model as a recipe says; keeps the checkpoint that is best on the evaluation split."""
-    from scmm.recipes import read_recipe
+    from scmm.recipes import read_recipe, recipe_name
     from scmm.results import results_table
     from scmm.runs import run_recipe
 
-    parsed = read_recipe(recipe, data_root=data_root, output_dir=output_dir, seed=seed)
-    results = run_recipe(parsed, source=recipe, resume=resume)
+    parsed = read_recipe(*recipes, data_root=data_root, output_dir=output_dir, seed=seed)
+    results = run_recipe(parsed, source=recipe_name(recipes), resume=resume)
     if int(os.environ.get("RANK", 0)) == 0:
         print_results(results_table([results]))
         selected = f"best by {results['selection']['metric']} on {results['selection']['split']}"

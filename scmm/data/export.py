@@ -71,7 +71,7 @@ def export_parquet(
     try:
         (temporary / "data").mkdir(parents=True)
         total = sum(rows.num_rows for rows in splits.values())
-        with tqdm(total=total, desc="Embedding images", unit="img", disable=not progress) as bar:
+        with tqdm(total=total, desc="Writing images", unit="img", disable=not progress) as bar:
             for split, rows in splits.items():
                 for index in range(counts[split]):
                     shard = rows.shard(counts[split], index, contiguous=True)

@@ -97,6 +97,7 @@ class TestLayouts:
             ("icfg-pedes", "a_b_7_c/odd.jpg", -1),
             ("rstpreid", "0000_c14_0031.jpg", 14),
             ("rstpreid", "a_c7_b/odd.jpg", -1),
+            ("rstpreid", f"0000_c{10**20}_0031.jpg", -1),  # no camera, and more than a column holds
         ],
     )
     def test_camera_in_the_name(self, tmp_path, name, path, camera):

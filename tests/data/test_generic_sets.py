@@ -129,6 +129,10 @@ class TestJson:
         with pytest.raises(BenchmarkError, match="record 4 has no 'split'"):
             load_benchmark("json", write(records))
 
+    def test_a_mistyped_key_of_the_split_does_not_make_all_training(self, write, records):
+        with pytest.raises(BenchmarkError, match=r"record 0 has no 'Split'\. Its keys are "):
+            load_benchmark("json", write(records), fields={"split": "Split"})
+
     @pytest.mark.parametrize(
         "change, message",
         [

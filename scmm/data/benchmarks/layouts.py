@@ -51,14 +51,14 @@ LAYOUTS = {
     "icfg-pedes": Layout(
         "ICFG-PEDES",
         ("ICFG-PEDES.json", "ICFG_PEDES.json"),
-        camera_in_name=re.compile(r"[^_]*_[^_]*_(\d+)_"),
+        camera_in_name=re.compile(r"[^_]*_[^_]*_([0-9]{1,9})_"),
         official={"train": Counts(3102, 34674, 34674), "test": Counts(1000, 19848, 19848)},
     ),
     "rstpreid": Layout(
         "RSTPReid",
         ("data_captions.json",),
         Fields(image="img_path"),
-        camera_in_name=re.compile(r".*?_c(\d+)_"),
+        camera_in_name=re.compile(r".*?_c([0-9]{1,9})_"),
         official={
             "train": Counts(3701, 18505, 37010),
             "val": Counts(200, 1000, 2000),

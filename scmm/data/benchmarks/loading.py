@@ -90,7 +90,7 @@ def load_benchmark(
     Raises:
         BenchmarkError: if a folder, file or image is missing, the annotations are broken, a record breaks a rule of
             [`~scmm.data.benchmarks.rules.check_records`], or identities cannot be held out; the message names the
-            file, the record and the value.
+            file, the record (counted from 0) and the value.
 
     Example:
 

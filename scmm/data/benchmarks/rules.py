@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from scmm.data.benchmarks.layouts import SPLITS, Counts
+from scmm.data.benchmarks.layouts import GENERIC, SPLITS, Counts
 from scmm.data.benchmarks.paths import image_path
 from scmm.data.benchmarks.sources import BenchmarkError, Source
 from scmm.data.schema import FEATURES
@@ -49,9 +49,13 @@ def check_records(source: Source, records: list[Any], report: Callable[[str], No
     Raises:
         BenchmarkError: at the first breach, if `report` is not given.
     """
-    fields, generic = source.fields, source.layout is None
-    without_splits = generic and not any(isinstance(record, dict) and fields.split in record for record in records)
-    numbering = _Numbering(records, fields.person_id) if generic else None
+    key, generic = source.fields.split, source.layout is None
+    without_splits = (
+        generic
+        and key == GENERIC[source.name].split  # who says that another key holds the split is not let down silently
+        and not any(isinstance(record, dict) and key in record for record in records)
+    )
+    numbering = _Numbering(records, source.fields.person_id) if generic else None
     rows: list[Row] = []
     first_of_image: dict[str, Row] = {}
     for number, record in enumerate(records):
