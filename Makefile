@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 OUTPUT_DIR ?= runs/demo
 SEED ?= 0
 
-.PHONY: install demo test test-slow format
+HF_TESTS ?= .cache/transformers_tests
+
+.PHONY: install demo test test-slow test-hf format
 
 install: $(VENV)/installed
 
@@ -26,6 +28,11 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
+
+# transformers' own common tests, which its source distribution holds, run against our classes.
+test-hf: install
+	$(BIN)/python tests/hf/fetch_transformers_tests.py $(HF_TESTS)
+	TRANSFORMERS_TESTS=$(HF_TESTS) $(BIN)/python -m pytest tests/hf
 
 format: install
 	$(BIN)/ruff check --fix .

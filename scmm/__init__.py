@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .modeling_scmm import SCMMForPreTraining, SCMMModel
     from .processing import SCMMProcessor
     from .retrieval.encode import encode_dataset
+    from .retrieval.gallery import Gallery
     from .retrieval.metrics import retrieval_metrics
     from .trainer import SCMMTrainer
     from .training_arguments import SCMMTrainingArguments
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     "CaptionQuality": "caption_quality",
+    "Gallery": "retrieval.gallery",
     "SCMMConfig": "configuration",
     "SCMMDataCollator": "data.collator",
     "SCMMForPreTraining": "modeling_scmm",
@@ -45,6 +47,7 @@ _MODULE_OF = {
 
 __all__ = [
     "CaptionQuality",
+    "Gallery",
     "SCMMConfig",
     "SCMMDataCollator",
     "SCMMForPreTraining",

@@ -225,7 +225,7 @@ def _print_summary(console: Console, output_dir: Path, metrics: dict[str, Any], 
     data, checkpoint = output_dir / "data", output_dir / "checkpoint"
     console.print("Try next (in the environment that make has set up: . .venv/bin/activate):")
     for command in (
-        f'scmm search {checkpoint} {data / "PaperDoll" / "imgs"} "a man in a blue jacket" --picture found.png',
+        f'scmm search {checkpoint} {data / "PaperDoll" / "imgs"} "a man in a blue jacket" --save-image found.png',
         f"scmm evaluate {checkpoint} paperdoll {data} --split test --image-to-text",
         f"scmm train recipes/paperdoll.yaml --data-root {data} --output-dir runs/mine",
     ):

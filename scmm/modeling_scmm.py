@@ -716,7 +716,7 @@ class SCMMForPreTraining(SCMMPreTrainedModel):
         self.decoder = SCMMDecoder(config.decoder_config, config.text_config, config.vision_config)
         if config.decoder_config.hidden_size != config.text_config.hidden_size:
             self._tied_weights_keys = {}
-        else:  # what the trainer expects to miss when it loads a checkpoint back
+        elif config.tie_word_embeddings:  # what the trainer expects to miss when it loads a checkpoint back
             self._keys_to_ignore_on_save = list(self._tied_weights_keys)
         if config.num_identities:
             self.id_classifier = nn.Linear(config.projection_dim, config.num_identities)

@@ -89,10 +89,11 @@ def results_table(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         results (`list[dict]`): of each run, as [`read_results`] returns them.
 
     Returns:
-        `list[dict]`: `recipe`, `dataset`, `arguments` (those that tell rows of one recipe and data set apart,
-        `checkpoint` (`"best"` or `"last"`), `seeds`, `selection_split`, `epoch`, `val` and `test`. The last two have
-        `{"mean": float, "std": float or None}` for each metric, in percent; `epoch` is such a pair too. The standard
-        deviation is that of a sample, `None` for one run. A split that not all runs have is empty.
+        `list[dict]`: `recipe`, `dataset`, `arguments` (those that tell rows of one recipe and data set apart, with
+        `"default"` where a row leaves one), `checkpoint` (`"best"` or `"last"`), `seeds`, `selection_split`, `epoch`,
+        `val` and `test`. The last two have `{"mean": float, "std": float or None}` for each metric, in percent;
+        `epoch` is such a pair too. The standard deviation is that of a sample, `None` for one run. A split that not
+        all runs have is empty.
 
     Example:
 
@@ -138,15 +139,13 @@ def results_table(results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def table_cells(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """The rows of [`results_table`] as text, a header and cells such as "41.00 ± 1.41", without empty columns."""
+    """The rows of [`results_table`] as text, a header and cells such as "41.00±1.41", without empty columns."""
     lines = [
         {
-            "recipe": " + ".join(Path(part).stem for part in row["recipe"].split(" + ")),
-            "data": row["dataset"],
-            "arguments": ", ".join(f"{name}={value}" for name, value in row["arguments"].items()) or "-",
-            "model": f"best on {row['selection_split']}" if row["checkpoint"] == "best" else "last",
+            "run": _run_name(row),
+            "model": f"best ({row['selection_split']})" if row["checkpoint"] == "best" else "last",
             "seeds": str(len(row["seeds"])),
-            "epoch": _shown(row["epoch"], digits=1),
+            "epoch": f"{row['epoch']['mean']:.1f}",
             "val rank-1": _shown(row["val"].get("rank1")),
             **{f"test {label}": _shown(row["test"].get(metric)) for metric, label in METRICS.items()},
         }
@@ -154,6 +153,13 @@ def table_cells(rows: Iterable[dict[str, Any]]) -> tuple[list[str], list[list[st
     ]
     header = [name for name in lines[0] if any(line[name] != "-" for line in lines)] if lines else []
     return header, [[line[name] for name in header] for line in lines]
+
+
+def _run_name(row: dict[str, Any]) -> str:
+    """The recipe's files without their folders, the data set where they do not say it, and what sets the row apart."""
+    parts = [Path(part).stem for part in row["recipe"].split(" + ")]
+    name = " + ".join(parts) + ("" if row["dataset"] in parts else f" on {row['dataset']}")
+    return ", ".join([name, *(f"{argument}={value}" for argument, value in row["arguments"].items())])
 
 
 def _telling(arguments: dict[str, Any], siblings: list[dict[str, Any]]) -> dict[str, Any]:
@@ -175,8 +181,7 @@ def _mean_and_std(values: list[float]) -> dict[str, float | None]:
     return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else None}
 
 
-def _shown(value: dict[str, float | None] | None, digits: int = 2) -> str:
+def _shown(value: dict[str, float | None] | None) -> str:
     if value is None:
         return "-"
-    mean, std = value["mean"], value["std"]
-    return f"{mean:.{digits}f}" if std is None else f"{mean:.{digits}f} ± {std:.{digits}f}"
+    return f"{value['mean']:.2f}" if value["std"] is None else f"{value['mean']:.2f}±{value['std']:.2f}"

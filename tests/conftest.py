@@ -1,5 +1,6 @@
 """What several test files share: a tiny configuration, a PaperDoll, a checkpoint that fits it, the command line."""
 
+import json
 import os
 import shutil
 import sys
@@ -13,6 +14,7 @@ os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="scmm-tests-")  # the 
 import pytest
 import torch
 from datasets import DatasetDict
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from scmm import SCMMConfig, SCMMModel, SCMMProcessor, cli, load_benchmark
 from scmm.data.paperdoll import render_paperdoll
@@ -86,6 +88,31 @@ def checkpoint(paperdoll: DatasetDict, tmp_path_factory: pytest.TempPathFactory)
             parameter.add_(0.1 * torch.randn_like(parameter))
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory) -> Path:
+    """The folder of a tiny CLIP with its tokenizer and image processor."""
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = SCMMProcessor.from_captions(["a man in a red coat"] * 3).tokenizer
+    CLIPImageProcessorPil(image_mean=[0.5, 0.4, 0.3], size={"shortest_edge": 16}).save_pretrained(folder)
+    tower = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {
+        **tower,
+        "vocab_size": len(tokenizer) - 1,
+        "max_position_embeddings": 40,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = {**tower, "image_size": 16, "patch_size": 8}
+    torch.manual_seed(0)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(folder)
+    # A tokenizer as CLIP's own, which knows no mask token.
+    vocab = {token: index for token, index in tokenizer.get_vocab().items() if token != tokenizer.mask_token}
+    merges = [tuple(pair) for pair in json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]]
+    CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=40).save_pretrained(folder)
     return folder
 
 

@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoModel, pipeline
 
 import scmm
+from scmm import SCMMForPreTraining
 
 
 HEAVY = {"torch", "transformers", "datasets", "numpy", "PIL", "tokenizers"}
@@ -81,6 +82,20 @@ def test_zero_shot_pipeline(checkpoint, model, processor, caplog):
     scores = {result["label"]: result["score"] for result in results}
     assert [scores[label] for label in labels] == pytest.approx(expected.tolist(), abs=1e-4)
     assert len(set(scores.values())) == 3
+
+
+def test_zero_shot_pipeline_of_a_training_checkpoint(checkpoint, model, processor, paperdoll_root, tmp_path):
+    SCMMForPreTraining.from_pretrained(checkpoint).save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    paths = [str(path) for path in sorted((paperdoll_root / "PaperDoll" / "imgs").rglob("*.jpg"))[:3]]
+    labels = ["a man in a red coat.", "a woman with a bag."]
+    classify = pipeline("zero-shot-image-classification", model=str(tmp_path))
+    results = classify(paths, candidate_labels=labels, hypothesis_template="{}", batch_size=2)
+    with torch.no_grad():
+        expected = model(**processor(images=paths, text=labels, return_tensors="pt")).logits_per_image.softmax(-1)
+    for result, probabilities in zip(results, expected.tolist(), strict=True):
+        scores = {score["label"]: score["score"] for score in result}
+        assert [scores[label] for label in labels] == pytest.approx(probabilities, abs=1e-4)
 
 
 def test_importing_scmm_is_light():

@@ -30,6 +30,7 @@ COMMANDS = (
     "results",
     "evaluate",
     "search",
+    *(f"index {name}" for name in ("build", "add", "remove", "stats", "compact", "recall", "export")),
     "convert",
     "card",
     "data check",
@@ -211,26 +212,28 @@ class TestEvaluate:
 
 
 class TestSearch:
+    """In a folder, embedding on the fly; tests/cli/test_index.py has the search in a gallery."""
+
     def test_json(self, scmm, checkpoint, images):
         queries = ["a man in a red coat", "a woman"]
-        code, out, _ = scmm("search", checkpoint, images, *queries, "--top-k", 3, "--json")
-        report = json.loads(out)
-        assert code == 0 and report["skipped"] == []
-        assert [result["query"] for result in report["results"]] == queries
-        for result in report["results"]:
-            scores = [image["score"] for image in result["images"]]
-            assert len(scores) == 3 and scores == sorted(scores, reverse=True)
-            assert all(Path(image["path"]).is_file() for image in result["images"])
+        code, out, err = scmm("search", checkpoint, images, *queries, "--top-k", 3, "--json")
+        results = json.loads(out)
+        assert code == 0 and "kipped" not in err
+        assert [result["query"] for result in results] == [query for query in queries for _ in range(3)]
+        assert [result["rank"] for result in results] == [1, 2, 3, 1, 2, 3]
+        for first in (0, 3):
+            scores = [result["score"] for result in results[first : first + 3]]
+            assert scores == sorted(scores, reverse=True)
+        assert all(Path(result["path"]).is_file() for result in results)
 
-    def test_lines_say_the_same(self, scmm, checkpoint, images):
-        args = ("search", checkpoint, images, "a man", "--top-k", 4)
+    def test_the_table_says_the_same(self, scmm, checkpoint, images):
+        args = ("search", checkpoint, images, "a man", "a woman", "--top-k", 4)
         code, out, _ = scmm(*args)
-        expected = json.loads(scmm(*args, "--json")[1])["results"][0]["images"]
+        expected = json.loads(scmm(*args, "--json")[1])
         assert code == 0
-        assert out.split("\n")[1:6] == [
-            "a man",
-            *(f"{rank:4}  {image['score']:.3f}  {image['path']}" for rank, image in enumerate(expected, start=1)),
-        ]
+        assert [line.strip() for line in out.splitlines() if line.startswith("a ")] == ["a man", "a woman"]
+        rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+        assert rows == [[str(result["rank"]), f"{result['score']:.3f}", result["path"]] for result in expected]
 
     def test_unreadable_images_are_named_skipped_and_counted(self, scmm, checkpoint, mixed):
         code, out, err = scmm("search", checkpoint, mixed, "a man")
@@ -239,26 +242,28 @@ class TestSearch:
         assert re.search(rf"^skipped {mixed}/broken\.jpg: ", err, re.MULTILINE)
         assert re.search(rf"^skipped {mixed}/empty\.png: .*empty", err, re.MULTILINE)
         assert "Skipped 2 of 5 images." in err
-        code, out, _ = scmm("search", checkpoint, mixed, "a man", "--json")
-        assert [Path(entry["path"]).name for entry in json.loads(out)["skipped"]] == ["broken.jpg", "empty.png"]
-        assert len(json.loads(out)["results"][0]["images"]) == 3
+        code, out, err = scmm("search", checkpoint, mixed, "a man", "--json")
+        assert len(json.loads(out)) == 3 and "Skipped 2 of 5 images." in err
 
     def test_picture(self, scmm, checkpoint, mixed, tmp_path):
         path = tmp_path / "new" / "results.png"
-        code, _, _ = scmm("search", checkpoint, mixed, "a man", "a woman", "--picture", path)
-        assert code == 0
+        code, _, err = scmm("search", checkpoint, mixed, "a man", "a woman", "--save-image", path)
+        assert code == 0 and f"The picture is {path}." in err
         with Image.open(path) as picture:
             assert picture.format == "PNG" and picture.width > 500 and len(set(picture.convert("L").tobytes())) > 20
 
     def test_a_long_sentence_is_cut_and_counted(self, scmm, checkpoint, mixed):
         code, out, err = scmm("search", checkpoint, mixed, "word " * 1000, "a man", "--json")
-        assert code == 0 and len(json.loads(out)["results"]) == 2
+        assert code == 0 and len(json.loads(out)) == 6
         assert "1 of 2 sentences are longer than the model takes" in err
 
     def test_mistakes(self, mistake, checkpoint, images, tmp_path):
         assert "query is empty" in mistake("search", checkpoint, images, "a man", " ")
         assert f"{tmp_path} holds no images" in mistake("search", checkpoint, tmp_path, "a man")
         assert f"{tmp_path}/none is not a folder" in mistake("search", checkpoint, tmp_path / "none", "a man")
+        assert f"{checkpoint} is not a gallery. Search in" in mistake("search", checkpoint, images)
+        conditions = ("search", checkpoint, images, "a man", "--camera", 1)
+        assert f"{checkpoint} is not a gallery, and conditions" in mistake(*conditions)
         (tmp_path / "broken.jpg").touch()
         assert "None of the 1 images" in mistake("search", checkpoint, tmp_path, "a man")
 
@@ -392,7 +397,7 @@ class TestProcess:
     def test_search(self, checkpoint, mixed):
         result = self.run("search", checkpoint, mixed, "a man", "--json")
         assert result.returncode == 0
-        assert len(json.loads(result.stdout)["results"][0]["images"]) == 3
+        assert len(json.loads(result.stdout)) == 3
         assert len(result.stderr.splitlines()) == 3 and "Skipped 2 of 5 images." in result.stderr
 
     def test_a_mistake(self, checkpoint, images, tmp_path):

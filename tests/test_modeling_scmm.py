@@ -226,6 +226,15 @@ class TestSaving:
         assert torch.equal(loaded.decoder.head.weight, model.decoder.head.weight)
         assert loaded.decoder.head.weight is not loaded.get_input_embeddings().weight
 
+    def test_head_is_untied_on_request(self, tiny_config, tmp_path):
+        tiny_config.tie_word_embeddings = False
+        model = SCMMForPreTraining(tiny_config)
+        model.save_pretrained(tmp_path)
+        loaded, info = SCMMForPreTraining.from_pretrained(tmp_path, output_loading_info=True)
+        assert not info["missing_keys"]
+        assert torch.equal(loaded.decoder.head.weight, model.decoder.head.weight)
+        assert not torch.equal(loaded.decoder.head.weight, loaded.get_input_embeddings().weight)
+
     def test_training_model_takes_a_dual_checkpoint(self, model, tmp_path):
         model.save_pretrained(tmp_path)
         loaded = SCMMForPreTraining.from_pretrained(tmp_path)
@@ -421,16 +430,57 @@ def test_random_weights_start_as_clips_do(tiny_config):
                 assert power == pytest.approx(expected, rel=0.35), (tower_name, pattern)
 
 
-def test_lora_adapters_train_save_and_load(training_model, tmp_path):
-    peft = pytest.importorskip("peft")
-    inputs = batch()
-    adapted = peft.get_peft_model(
-        training_model.scmm, peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    ).eval()
-    adapted.save_pretrained(tmp_path)
-    with torch.no_grad():
-        expected = adapted(**inputs).logits_per_text
-        plain = adapted.unload()
-        assert not torch.allclose(plain(**inputs).logits_per_text, expected)
-        again = peft.PeftModel.from_pretrained(plain, tmp_path)
-        assert torch.allclose(again(**inputs).logits_per_text, expected)
+@pytest.mark.parametrize("model_class", [SCMMModel, SCMMForPreTraining])
+class TestLora:
+    @pytest.fixture
+    def inputs(self, model_class):
+        return batch() | (masked(batch()) if model_class is SCMMForPreTraining else {})
+
+    @pytest.fixture
+    def adapted(self, model_class, inputs, tiny_config, tmp_path):
+        """A model loaded from the folder `base`, and its adapters, trained and saved in the folder `adapter`."""
+        peft = pytest.importorskip("peft")
+        torch.manual_seed(0)
+        model_class(tiny_config).save_pretrained(tmp_path / "base")
+        model = model_class.from_pretrained(tmp_path / "base")
+        adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+        before = {name: weight.detach().clone() for name, weight in adapted.named_parameters()}
+        optimizer = torch.optim.SGD([weight for weight in adapted.parameters() if weight.requires_grad], lr=0.1)
+        for _ in range(3):  # the second of two matrices starts from zero, so that the first moves a step later
+            optimizer.zero_grad()
+            self.outputs(adapted, inputs).sum().backward()
+            optimizer.step()
+        moved = {name for name, weight in adapted.named_parameters() if not torch.equal(weight, before[name])}
+        assert moved == {name for name in before if "lora_" in name}
+        adapted.eval().save_pretrained(tmp_path / "adapter")
+        return adapted
+
+    @staticmethod
+    def outputs(model, inputs) -> torch.Tensor:
+        output = model(**inputs)
+        names = [name for name in ("image_embeds", "text_embeds", "mcm_logits") if name in output]
+        return torch.cat([output[name].flatten() for name in names])
+
+    def test_adapters_save_and_load(self, model_class, adapted, inputs, tmp_path):
+        from peft import PeftModel
+
+        with torch.no_grad():
+            expected = self.outputs(adapted, inputs)
+            base = model_class.from_pretrained(tmp_path / "base")
+            assert not torch.allclose(self.outputs(base, inputs), expected, atol=1e-3)
+            again = PeftModel.from_pretrained(base, tmp_path / "adapter")
+            assert torch.allclose(self.outputs(again, inputs), expected, atol=1e-6)
+            # transformers reads the base model's folder from the adapter's configuration
+            from_adapter = model_class.from_pretrained(tmp_path / "adapter").eval()
+            assert torch.allclose(self.outputs(from_adapter, inputs), expected, atol=1e-6)
+
+    def test_merged_adapters_make_a_checkpoint(self, model_class, adapted, inputs, tmp_path):
+        with torch.no_grad():
+            expected = self.outputs(adapted, inputs)
+            adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
+            merged = model_class.from_pretrained(tmp_path / "merged")
+            assert torch.allclose(self.outputs(merged, inputs), expected, atol=1e-5)
+            dual = SCMMModel.from_pretrained(tmp_path / "merged")
+            image_embeds = dual.get_image_features(inputs["pixel_values"]).pooler_output
+            ours = merged(**inputs).image_embeds
+            assert torch.allclose(nn.functional.normalize(image_embeds), nn.functional.normalize(ours), atol=1e-6)

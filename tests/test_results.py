@@ -56,8 +56,14 @@ class TestTable:
 
     def test_cells(self):
         header, cells = table_cells(results_table([run(seed, 40 + seed, "a/b.yaml + c/d.yaml") for seed in (0, 1)]))
-        assert header[:5] == ["recipe", "data", "model", "seeds", "epoch"], "no column of arguments: none differ"
-        assert cells[0][:6] == ["b + d", "paperdoll", "best on val", "2", "2.0 ± 0.0", "40.50 ± 0.71"]
+        assert header[:5] == ["run", "model", "seeds", "epoch", "val rank-1"]
+        assert cells[0][:5] == ["b + d on paperdoll", "best (val)", "2", "2.0", "40.50±0.71"]
+        header, cells = table_cells(results_table([run(recipe="x/paperdoll.yaml", dataset="paperdoll")]))
+        assert cells[0][0] == "paperdoll"
+        lacking = run()
+        del lacking["best"]["test"], lacking["last"]["test"]
+        assert table_cells(results_table([lacking]))[0] == ["run", "model", "seeds", "epoch", "val rank-1"]
+        header, cells = table_cells(results_table([run()]))
         assert all(len(line) == len(header) for line in cells)
         assert table_cells([]) == ([], [])
 

@@ -1,6 +1,5 @@
 """What several commands take: a checkpoint of a model with its processor."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,28 +8,11 @@ import typer
 Checkpoint = Annotated[str, typer.Argument(help="Folder or Hub id of an SCMM model with its processor.")]
 
 
-def load_checkpoint(checkpoint: str):
+def load_checkpoint(checkpoint: str, revision: str | None = None, backend: str = "torch"):
     """The dual encoder and its processor, on the GPU where there is one."""
-    import torch
-    from transformers import AutoConfig
     from transformers.utils import logging
 
-    from scmm.modeling_scmm import SCMMModel
-    from scmm.processing import SCMMProcessor
+    from scmm.retrieval.checkpoints import load_dual_encoder
 
     logging.disable_progress_bar()  # loading takes a blink; the command's own bars are what matters
-    try:
-        config = AutoConfig.from_pretrained(checkpoint)
-        if config.model_type != "scmm":
-            raise ValueError(f"it is a {config.model_type!r} checkpoint, not an SCMM one.")
-        model = SCMMModel.from_pretrained(checkpoint)
-        processor = SCMMProcessor.from_pretrained(checkpoint)
-        # Without its files a tokenizer is not missed but made up, with an empty vocabulary.
-        if len(processor.tokenizer) != config.text_config.vocab_size:
-            raise ValueError(
-                f"its tokenizer has {len(processor.tokenizer)} tokens, its model {config.text_config.vocab_size}."
-            )
-    except Exception as error:  # broken files make loaders raise whatever they stumble over, seldom with a name
-        what = "cannot be loaded" if Path(checkpoint).is_dir() else "is not a folder, and not found on the Hub"
-        raise ValueError(f"{checkpoint} {what}: {error}") from error
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval(), processor
+    return load_dual_encoder(checkpoint, revision, backend)  # ty: ignore[invalid-argument-type]

@@ -24,30 +24,35 @@ def results(
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     elif as_markdown:
-        typer.echo(markdown_table(rows))
+        from scmm.analysis.tables import markdown_table
+
+        typer.echo(markdown_table(*table_cells(rows)))
     else:
         print_results(rows)
 
 
-def markdown_table(rows: list[dict[str, Any]]) -> str:
-    """The rows of [`~scmm.results.results_table`] in Markdown."""
-    header, cells = table_cells(rows)
-    rule = ["---:" if _is_figure(name) else "---" for name in header]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in (header, rule, *cells))
-
-
 def print_results(rows: list[dict[str, Any]]) -> None:
     """The rows of [`~scmm.results.results_table`] on the terminal."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     header, cells = table_cells(rows)
-    table = Table(title="Text to image, percent")
-    for name in header:
-        table.add_column(name, justify="right" if _is_figure(name) else "left")
+    titles = [name.replace("rank-", "R").replace(" ", "\n") for name in header]
+    cells = [[cell.replace("±", " ±") for cell in line] for line in cells]
+    columns = list(zip(titles, *cells, strict=True))
+    console = Console()
+    widths = [max(len(line) for cell in column for line in cell.split("\n")) for column in columns]
+    if sum(widths) + 2 * len(widths) > console.width:  # figures go on two lines, and the first column gets the rest
+        widths = [max(len(word) for cell in column for word in cell.split()) for column in columns]
+        widths[0] = max(8, console.width - sum(widths[1:]) - 2 * len(widths))
+    table = Table(title="Text to image, percent", box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for name, title, width in zip(header, titles, widths, strict=True):
+        justify = "right" if _is_figure(name) else "left"
+        table.add_column(title, justify=justify, width=width, overflow="fold")
     for line in cells:
         table.add_row(*line)
-    Console().print(table)
+    console.print(table)
 
 
 def _is_figure(column: str) -> bool:

@@ -1,4 +1,4 @@
-"""Commands that retrieve: evaluation on a benchmark and search in a folder."""
+"""`scmm evaluate`: a checkpoint on a benchmark."""
 
 import json
 from pathlib import Path
@@ -63,55 +63,6 @@ def evaluate(
     _print_metrics(title, reports)
     for note in notes:
         typer.echo(note)
-
-
-@app.command(
-    epilog='Example:  scmm search runs/demo/checkpoint runs/demo/data/PaperDoll/imgs "a man in a red coat" --top-k 5'
-)
-def search(
-    checkpoint: Checkpoint,
-    images: Annotated[Path, typer.Argument(help="A folder of person crops, searched with its sub-folders.")],
-    queries: Annotated[list[str], typer.Argument(metavar="SENTENCE...", help="One or more sentences.")],
-    top_k: Annotated[int, typer.Option(min=1, help="Images for each sentence.")] = 10,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images embedded at once.")] = 64,
-    picture: Annotated[Path | None, typer.Option(help="Draw the results into this PNG file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
-) -> None:
-    """Rank the images of a folder by a sentence. Embeds them on the fly; unreadable ones are named and skipped."""
-    from scmm.retrieval.search import find_images, search_folder
-
-    find_images(images)  # a wrong folder should not cost the loading of a model
-    model, processor = load_checkpoint(checkpoint)
-    truncated = processor.count_truncated(queries)
-    if truncated:
-        typer.echo(f"{truncated} of {len(queries)} sentences are longer than the model takes and are cut.", err=True)
-    found = search_folder(model, processor, images, queries, top_k=top_k, batch_size=batch_size, progress=not as_json)
-    for _, reason in found.skipped:
-        typer.echo(f"skipped {reason}", err=True)
-    if found.skipped:
-        typer.echo(f"Skipped {len(found.skipped)} of {found.num_images + len(found.skipped)} images.", err=True)
-    if picture is not None:
-        from scmm.analysis.ranked_results import ranked_results_figure
-
-        rows = [
-            (query, [(str(path), score, None) for path, score in hits])
-            for query, hits in zip(queries, found.ranked, strict=True)
-        ]
-        ranked_results_figure(rows, picture)
-    if as_json:
-        report = {
-            "results": [
-                {"query": query, "images": [{"path": str(path), "score": score} for path, score in hits]}
-                for query, hits in zip(queries, found.ranked, strict=True)
-            ],
-            "skipped": [{"path": str(path), "reason": reason} for path, reason in found.skipped],
-        }
-        typer.echo(json.dumps(report, indent=2))
-        return
-    for query, hits in zip(queries, found.ranked, strict=True):
-        typer.echo(f"\n{query}")
-        for rank, (path, score) in enumerate(hits, start=1):
-            typer.echo(f"{rank:4}  {score:.3f}  {path}")
 
 
 def _training_dataset(checkpoint: str) -> str | None:

@@ -1,1 +1,1 @@
-"""Checkpoints from other projects, and what goes to the Hub."""
+"""Exchange with the Hub, other projects and other runtimes."""

@@ -87,17 +87,34 @@ def encode_images(
         collate_fn=_stack,
     )
     rows = []
-    with _inference(model), tqdm(total=len(images), desc="Embedding images", unit="img", disable=not progress) as bar:
+    with tqdm(total=len(images), desc="Embedding images", unit="img", disable=not progress) as bar:
         for pixels, errors in loader:
             for index, error in errors:
                 if on_error is None:
                     raise error
                 on_error(index, error)
             if pixels is not None:
-                pixel_values = normalize_pixels(pixels.to(model.device), processor.image_processor)
-                rows.append(_normalized(model.get_image_features(pixel_values).pooler_output))
+                rows.append(embed_pixels(model, processor, pixels))
             bar.update(len(errors) + (0 if pixels is None else len(pixels)))
     return torch.cat(rows) if rows else torch.empty(0, model.config.projection_dim)
+
+
+def embed_pixels(model: SCMMModel, processor: SCMMProcessor, pixels: Tensor) -> Tensor:
+    """
+    Embeds one batch of images that are loaded already.
+
+    Args:
+        model ([`SCMMModel`]): the dual encoder; it computes on its own device and in its own dtype.
+        processor ([`SCMMProcessor`]): the processor saved with it.
+        pixels (`torch.Tensor` of shape `(images, 3, height, width)` and dtype uint8): as
+            [`~scmm.data.transforms.load_pixels`] gives them.
+
+    Returns:
+        `torch.Tensor` of shape `(images, projection_dim)`: float32, normalized, on the CPU.
+    """
+    with _inference(model):
+        pixel_values = normalize_pixels(pixels.to(model.device), processor.image_processor)
+        return _normalized(model.get_image_features(pixel_values).pooler_output)
 
 
 def encode_captions(

@@ -37,18 +37,24 @@ def test_json(scmm, runs):
 def test_a_folder_of_runs_in_markdown(scmm, runs):
     code, out, _ = scmm("results", runs, runs / "0", "--markdown")
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines()]
-    assert code == 0 and lines[0][:6] == ["recipe", "data", "arguments", "model", "seeds", "epoch"]
-    assert lines[1][0] == "---" and lines[1][-1] == "---:"
-    assert lines[2][:5] == ["mine", "paperdoll", "margin_max=default", "best on val", "2"]
-    assert lines[2][5:7] == ["3.0 ± 0.0", "41.00 ± 1.41"]
-    assert lines[4][2:7] == ["margin_max=0.9", "best on val", "1", "3.0", "30.00"]
-    assert len(lines) == 6 and {len(line) for line in lines} == {12}
+    assert code == 0 and lines[0][:5] == ["run", "model", "seeds", "epoch", "val rank-1"]
+    assert lines[1][0] == ":---" and lines[1][-1] == "---:"
+    assert lines[2][:5] == ["mine on paperdoll, margin_max=default", "best (val)", "2", "3.0", "41.00±1.41"]
+    assert lines[4][:5] == ["mine on paperdoll, margin_max=0.9", "best (val)", "1", "3.0", "30.00"]
+    assert len(lines) == 6 and {len(line) for line in lines} == {10}
 
 
 def test_table(scmm, runs, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     code, out, _ = scmm("results", runs)
-    assert code == 0 and "41.00 ± 1.41" in out and "best on val" in out
+    assert code == 0 and "41.00 ±1.41" in out and "best (val)" in out
+
+
+def test_a_narrow_terminal_cuts_nothing_off(scmm, runs, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = scmm("results", runs)
+    assert code == 0 and max(map(len, out.splitlines())) <= 80
+    assert out.count("41.00") == 4 and out.count("±1.41") == 4 and out.count("20.00") == 4
 
 
 def test_mistakes(mistake, runs, tmp_path):

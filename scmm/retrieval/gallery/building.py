@@ -1,0 +1,252 @@
+"""Adds images to a gallery: reads and decodes ahead, embeds in batches of one shape, commits often."""
+
+import hashlib
+import io
+import json
+import os
+import stat
+import time
+from collections import deque
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from scmm.data.transforms import load_pixels
+from scmm.modeling_scmm import SCMMModel
+from scmm.processing import ImageError, SCMMProcessor
+from scmm.retrieval.encode import embed_pixels
+from scmm.retrieval.gallery.sources import Source, SourceError
+from scmm.retrieval.gallery.store import Snapshot, Store
+
+
+# Rows of the vision tower's products in one batch: enough to keep the device busy.
+_TOKENS = {"cpu": 4096, "cuda": 32768}
+_MAX_BATCH = 128
+# A kill loses what was not committed yet: the work of a second, or of a hundredth of the time so far. Commits at a
+# steady pace would leave a long job with more small files than a table can bear.
+_COMMIT_SECONDS = 1.0
+_COMMIT_SHARE = 0.01
+_COMMIT_ROWS = 16384
+# No image of 64 megapixels needs more, and a file is read whole.
+_MAX_FILE_BYTES = 2**29
+
+
+@dataclass
+class AddReport:
+    """
+    What became of the images of a source.
+
+    Args:
+        added (`int`): images that were new.
+        updated (`int`): images whose content or columns had changed.
+        unchanged (`int`): images that the gallery held already.
+        skipped (`list[tuple[str, str]]`): the ids of images that could not be read, and why.
+    """
+
+    added: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass
+class _Item:
+    """An image on its way: unreadable, or with its content's hash, and with its pixels if it is to be embedded."""
+
+    row: int
+    content_hash: str = ""
+    pixels: Tensor | None = None
+    error: Exception | None = None
+
+
+def batch_size_for(model: SCMMModel) -> int:
+    """
+    Images in one batch, for a model on its device.
+
+    Always the same number, the last batch filled up: a product of another shape may be computed by another kernel,
+    which rounds otherwise. In batches of one shape an image gets the same embedding bit for bit, whatever is beside
+    it.
+    """
+    config: Any = model.config.vision_config
+    height, width = config.image_size
+    tokens = 1 + (height // config.patch_size) * (width // config.patch_size)
+    return max(1, min(_MAX_BATCH, _TOKENS.get(model.device.type, 32768) // tokens))
+
+
+def add_source(store: Store, model: SCMMModel, processor: SCMMProcessor, source: Source, progress: bool) -> AddReport:
+    """Brings a store up to date with a source. The caller holds the writer's lock."""
+    _prepare_columns(store, source)
+    snapshot = store.snapshot()
+    known = _Known(snapshot)
+    report = AddReport(skipped=list(source.skipped))
+    writer = _Writer(store, snapshot, known, source)
+    batch: list[_Item] = []
+    size = batch_size_for(model)
+
+    def embed() -> None:
+        pixels = torch.stack([item.pixels for item in batch if item.pixels is not None])
+        filled = torch.cat([pixels, pixels.new_zeros(size - len(pixels), *pixels.shape[1:])])
+        embeds = embed_pixels(model, processor, filled)[: len(pixels)]
+        if not embeds.isfinite().all():
+            raise SourceError(f"The model gives no finite embedding for {writer.id_of(batch[0])} and its neighbors.")
+        for item, embedding in zip(batch, embeds.half().numpy(), strict=True):
+            writer.write(item, embedding)
+        batch.clear()
+
+    with tqdm(total=len(source), desc="Indexing", unit="img", disable=not progress) as bar:
+        for item in _read_ahead(source, known, processor, 2 * size):
+            identifier = writer.id_of(item)
+            if item.error is not None:
+                report.skipped.append((identifier, str(item.error)))
+            elif item.pixels is not None:
+                batch.append(item)
+                report.updated += identifier in known
+                report.added += identifier not in known
+            elif writer.record_hashes[item.row] != known.record_hash(identifier):
+                writer.write(item, None)
+                report.updated += 1
+            else:
+                report.unchanged += 1
+            if len(batch) == size:
+                embed()
+            writer.commit_if_due()
+            bar.update()
+        if batch:
+            embed()
+        writer.commit()
+    return report
+
+
+class _Known:
+    """What the table holds at the start: the hashes of each image, and where it stands."""
+
+    def __init__(self, snapshot: Snapshot):
+        columns = (snapshot.column(name).to_pylist() for name in ("id", "content_hash", "record_hash"))
+        self._entries = {name: (place, *hashes) for place, (name, *hashes) in enumerate(zip(*columns, strict=True))}
+
+    def __contains__(self, identifier: str) -> bool:
+        return identifier in self._entries
+
+    def place(self, identifier: str) -> int:
+        return self._entries[identifier][0]
+
+    def content_hash(self, identifier: str) -> str | None:
+        return self._entries[identifier][1] if identifier in self._entries else None
+
+    def record_hash(self, identifier: str) -> str | None:
+        return self._entries[identifier][2]
+
+
+class _Writer:
+    """Collects rows and commits them."""
+
+    def __init__(self, store: Store, snapshot: Snapshot, known: _Known, source: Source):
+        self.store, self.snapshot, self.known, self.source = store, snapshot, known, source
+        self.ids: list[str] = source.table["id"].to_pylist()
+        self.record_hashes = _record_hashes(source.table)
+        self.waiting: list[tuple[_Item, np.ndarray | None]] = []
+        self.start = self.last_commit = time.monotonic()
+
+    def id_of(self, item: _Item) -> str:
+        return self.ids[item.row]
+
+    def write(self, item: _Item, embedding: np.ndarray | None) -> None:
+        """Takes a row; without an embedding the one that the table holds stays."""
+        item.pixels = None
+        self.waiting.append((item, embedding))
+
+    def commit_if_due(self) -> None:
+        now = time.monotonic()
+        due = self.last_commit + max(_COMMIT_SECONDS, _COMMIT_SHARE * (now - self.start))
+        if len(self.waiting) >= _COMMIT_ROWS or now > due:
+            self.commit()
+
+    def commit(self) -> None:
+        self.last_commit = time.monotonic()
+        waiting, self.waiting = self.waiting, []
+        kept = [item for item, embedding in waiting if embedding is None]
+        rows = self.snapshot.take([self.known.place(self.id_of(item)) for item in kept], ["embedding"])
+        stored = {item.row: np.asarray(row["embedding"], np.float16) for item, row in zip(kept, rows, strict=True)}
+        for is_new, save in ((True, self.store.append), (False, self.store.replace)):
+            chosen = [entry for entry in waiting if (self.id_of(entry[0]) not in self.known) == is_new]
+            if not chosen:
+                continue
+            items = [item for item, _ in chosen]
+            embeddings = [stored[item.row] if embedding is None else embedding for item, embedding in chosen]
+            table = self.source.table.take([item.row for item in items])
+            flat = pa.array(np.concatenate(embeddings))
+            table = table.append_column("content_hash", pa.array([item.content_hash for item in items]))
+            table = table.append_column("record_hash", pa.array([self.record_hashes[item.row] for item in items]))
+            save(table.append_column("embedding", pa.FixedSizeListArray.from_arrays(flat, self.store.dim)))
+
+
+def _prepare_columns(store: Store, source: Source) -> None:
+    """Adds the source's columns that the table lacks; the others must have the table's types."""
+    new = []
+    for entry in source.table.schema:
+        if entry.name not in store.table.schema.names:
+            new.append(entry)
+        elif entry.type != (known := store.table.schema.field(entry.name).type):
+            raise SourceError(f"{source.name}: the column {entry.name} holds {entry.type}, in the gallery {known}.")
+    store.add_columns(new)
+
+
+def _record_hashes(table: pa.Table) -> list[str]:
+    """For each row a hash of what the source says of it; columns without a value do not count."""
+    hashes = []
+    for batch in table.to_batches(max_chunksize=4096):
+        for record in batch.to_pylist():
+            said = {name: str(value) for name, value in record.items() if value is not None}
+            hashes.append(hashlib.blake2b(json.dumps(said, sort_keys=True).encode(), digest_size=16).hexdigest())
+    return hashes
+
+
+def _read_file(path: str | None, identifier: str) -> bytes:
+    """The content of a file, if it is one that can be an image."""
+    if path is None:
+        raise ImageError(f"{identifier}: the source has neither the image nor its path")
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageError(f"{path}: not a file")
+    if status.st_size > _MAX_FILE_BYTES:
+        raise ImageError(f"{path}: {status.st_size:,} bytes are more than the limit of {_MAX_FILE_BYTES:,}")
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _read_ahead(source: Source, known: _Known, processor: SCMMProcessor, ahead: int) -> Generator[_Item]:
+    """The items in the source's order, some being read by threads while the model computes."""
+    ids = source.table["id"].to_pylist()
+    paths = source.table["path"].to_pylist()
+
+    def read(row: int) -> _Item:
+        try:
+            encoded = source.embedded(row)
+            content = _read_file(paths[row], ids[row]) if encoded is None else encoded
+            item = _Item(row, hashlib.blake2b(content, digest_size=16).hexdigest())
+            if item.content_hash != known.content_hash(ids[row]):
+                stream = io.BytesIO(content)
+                stream.name = paths[row] or ids[row]  # for messages
+                item.pixels = load_pixels(stream, processor.image_processor)
+            return item
+        except (ImageError, OSError) as error:
+            return _Item(row, error=error)
+
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        waiting = deque()
+        try:
+            for row in range(len(ids)):
+                waiting.append(pool.submit(read, row))
+                if len(waiting) > ahead:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
