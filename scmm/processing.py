@@ -394,13 +394,14 @@ def _train_tokenizer(captions: list[str], vocab_size: int, min_frequency: int, m
         vocab_size=len(alphabet) + num_merges,
         min_frequency=min_frequency,
         end_of_word_suffix=END_OF_WORD,
-        initial_alphabet=ByteLevel.alphabet(),
+        # All of the alphabet in a fixed order: the trainer numbers word endings as it happens to find them, and breaks
+        # ties among merges by those numbers, so that one set of captions would give now one vocabulary, now another.
+        special_tokens=alphabet,
         show_progress=False,
     )
     backend.train_from_iterator(captions, trainer)
 
-    # The trainer knows only the word endings it has seen, and fills their place with further merges: cut those off.
-    merges: Any = [tuple(pair) for pair in json.loads(backend.to_str())["model"]["merges"]][:num_merges]
+    merges: Any = [tuple(pair) for pair in json.loads(backend.to_str())["model"]["merges"]]
     tokens = dict.fromkeys([*alphabet, *("".join(pair) for pair in merges), *SPECIAL_TOKENS[:2]])
     vocab = {token: index for index, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocab, merges=merges, mask_token=MASK_TOKEN, model_max_length=max_length)

@@ -123,7 +123,7 @@ def study(paperdoll_root, tmp_path_factory) -> Path:
     call. Not to be written to.
     """
     folder = tmp_path_factory.mktemp("study")
-    steps = {"max_steps": 6, "save_steps": 3, "eval_steps": 3}
+    steps = {"max_steps": 6, "save_steps": 3, "eval_steps": 3, "logging_steps": 1, "learning_rate": 1e-3}
     recipe = write_recipe(folder / "mine.yaml", data_root=str(paperdoll_root), **steps)
     command = [sys.executable, "-m", "scmm.cli", "ablate", "quality", "--seeds", "0", "--recipe", str(recipe)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -193,7 +193,7 @@ def test_runs_with_other_settings_are_neither_mixed_nor_lost(study, tmp_path):
     before = finished(study)
     values = yaml.safe_load((study.parent / "mine.yaml").read_text())
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**values, "learning_rate": 0.5}))
-    with pytest.raises(ValueError, match=r"runs/mcm_weight=0.0 holds runs with learning_rate None, not 0.5: choose"):
+    with pytest.raises(ValueError, match=r"runs/mcm_weight=0.0 holds runs with learning_rate 0.001, not 0.5: choose"):
         run_study("quality", tmp_path / "mine.yaml", [0])
     assert finished(study) == before
 

@@ -387,3 +387,10 @@ class TestFromClip:
         with pytest.raises(ValueError, match="max_length"):
             SCMMProcessor.from_clip_pretrained(clip_folder)
         assert SCMMProcessor.from_clip_pretrained(clip_folder, max_length=9).tokenizer.model_max_length == 9
+
+
+def test_the_same_captions_give_the_same_vocabulary(paperdoll):
+    """Among them are merges of equal frequency, whose order is easily a matter of chance."""
+    captions = [caption for captions in paperdoll["train"]["captions"] for caption in captions]
+    first, *others = (SCMMProcessor.from_captions(captions).tokenizer.get_vocab() for _ in range(25))
+    assert all(other == first for other in others)

@@ -113,12 +113,14 @@ def _draw_sweep(axes: Axes, arms: Sequence[ArmResults], split: str, metric: str,
     color = _COLOR_OF[split]
     swept = sorted((arm for arm in arms if arm.x is not None), key=lambda arm: arm.x or 0.0)
     places = [arm.x or 0.0 for arm in swept]
+    width = max(places) - min(places) or 1.0
+    beside = max(places) + (0.06 + 0.05 * offset) * width
+    places = [place + 0.05 * offset * width for place in places]  # or the splits' bars would cover each other
     for place, arm in zip(places, swept, strict=True):
         values = _values(arm, split, metric)
         axes.plot([place] * len(values), values, "o", color=color, **_DOT)
     means, stds = _means_and_stds(swept, split, metric)
     axes.errorbar(places, means, yerr=stds, fmt="D-", color=color, markersize=5, capsize=3, label=_SPLITS[split])
-    beside = max(places) + 0.06 * (max(places) - min(places) or 1.0)
     for arm, style in zip((arm for arm in arms if arm.x is None), ("--", ":", "-."), strict=False):
         values = _values(arm, split, metric)
         (mean,), (std,) = _means_and_stds([arm], split, metric)

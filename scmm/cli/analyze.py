@@ -52,7 +52,7 @@ def spectrum(
         difference = log_difference(values_a, values_b)
         columns |= {f"{modality}_a": values_a, f"{modality}_b": values_b, f"{modality}_log_difference": difference}
         ranks = (f"{effective_rank(values):.1f}" for values in (values_a, values_b))
-        table.add_row(modality, str(len(difference)), *ranks, f"{difference.nanmean():+.3f}")
+        table.add_row(modality, str(int(difference.isfinite().sum())), *ranks, f"{difference.nanmean():+.3f}")
     names = ["index", *columns]
     length = max(map(len, columns.values()))
     rows = [[i + 1, *(_cell(values, i) for values in columns.values())] for i in range(length)]

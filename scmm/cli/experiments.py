@@ -1,5 +1,6 @@
 """The command that runs the paper's ablations."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,4 +42,6 @@ def ablate(
     from scmm.experiments import run_study
 
     table = run_study(study, recipe, seeds, output_dir=output_dir, data_root=data_root)
-    typer.echo(f"The table is in {table} and {table.with_suffix('.csv')}, the figure in {table.with_suffix('.png')}.")
+    if int(os.environ.get("RANK", 0)) == 0:
+        files = ", ".join(str(table.with_suffix(suffix)) for suffix in (".md", ".csv", ".png"))
+        typer.echo(f"Table and figure are in {files}.")

@@ -55,9 +55,11 @@ def test_a_sweep_is_a_line_and_what_it_is_compared_with_goes_across(tmp_path, dr
     assert rank1.get_xlabel() == "fixed margin"
     labeled = {line.get_label(): line.get_ydata() for line in rank1.lines}
     assert list(labeled["adaptive, validation"]) == [60, 60] and list(labeled["adaptive, test"]) == [59, 59]
-    assert [0.0, 42.0] in points(rank1) and [0.4, 53.0] in points(rank1)
-    lines = [line.get_xydata().tolist() for line in rank1.lines if len(line.get_xdata()) == 2]
-    assert [[0.0, 42.0], [0.4, 53.0]] in lines  # in the order of x
+    lines = [line.get_xydata() for line in rank1.lines if line.get_marker() == "D"]
+    for (split, line), places in zip(zip((0, 1), lines, strict=True), ((-0.003, 0.397), (0.003, 0.403)), strict=True):
+        assert line[:, 0] == pytest.approx(places)  # in the order of x, the splits side by side
+        assert line[:, 1].tolist() == [42 - split, 53 - split]
+    assert sum(y == 60 for _, y in points(rank1)) == 1  # the seed of what the sweep is compared with
 
 
 def test_a_split_that_a_run_lacks_is_left_out(tmp_path, drawn):
