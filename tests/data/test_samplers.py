@@ -79,6 +79,13 @@ class TestIdentityBalancedSampler:
         counts = Counter(order)
         assert counts.keys() == set(range(len(items.rows)))
 
+    @pytest.mark.parametrize("seed", range(5))
+    def test_a_group_that_is_filled_up_has_different_images_too(self, seed):
+        items = people([[2] * 5] * 4, seed)  # 10 captions each: the third group of 4 lacks two
+        order = list(IdentityBalancedSampler(items, batch_size=8, images_per_identity=4))
+        groups = [order[start : start + 4] for start in range(0, len(order), 4)]
+        assert len(groups) == 12 and all(len({items.rows[index] for index in group}) == 4 for group in groups)
+
     def test_where_all_divides_an_epoch_visits_every_caption_once(self):
         order = list(IdentityBalancedSampler(people([[2] * 4] * 6), batch_size=16, images_per_identity=4))
         assert sorted(order) == list(range(48))
