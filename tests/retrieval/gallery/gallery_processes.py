@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import lance_namespace  # noqa: F401  most of what importing lancedb takes, and without its threads
 import torch
 
 import scmm.cli
