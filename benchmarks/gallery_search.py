@@ -4,9 +4,9 @@ Time and memory of a gallery's search against faiss, on the embeddings of a trai
     python benchmarks/gallery_search.py runs/demo/checkpoint runs/demo/data
     python benchmarks/gallery_search.py runs/demo/checkpoint runs/demo/data --images 100000 --rounds 1
 
-The demo's checkpoint embeds some of its training images and test captions. Each vector of the gallery is one of these images,
-moved by the difference of two images of one person; all are turned into the wider space by a random rotation, which
-keeps their cosines. The queries are the captions.
+The demo's checkpoint embeds some of its training images and test captions. Each vector of the gallery is one of these
+images, moved by the difference of two images of one person; all are turned into the wider space by a random rotation,
+which keeps their cosines. The queries are the captions.
 
 Each measurement runs in a process of its own, both ways in turn, and the median of the rounds counts. Time is that of
 the whole call, from a vector to the records of the images found. Memory is what the process's peak grows by, from the
