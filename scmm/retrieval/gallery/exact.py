@@ -6,8 +6,10 @@ from torch import Tensor
 
 # Scores held at a time: 16 MiB in float32.
 _SCORES = 2**22
-# Rows widened to float32 at a time: on a CPU they stay in the cache between the conversion and the product.
-_ROWS = {"cpu": 512, "cuda": 2**16}
+# Scores whose maximum is looked at before they are.
+_TILE = 64
+# Numbers that a CPU's core widens to float32 at a time: 1 MiB.
+_WIDE_NUMBERS = 2**18
 
 
 @torch.inference_mode()
@@ -80,38 +82,46 @@ def _candidates(vectors: Tensor, queries: Tensor, k: int, rows: Tensor | None) -
     gallery_size = len(vectors) if rows is None else len(rows)
     # What rounding may do to a difference of two scores; the inputs of a GPU's product may be cut to TF32.
     margin = 2 * dim * 2**-24 if device.type == "cpu" else 2**-9
-    best = torch.full((num_queries,), -torch.inf, device=device)  # the k-th best score so far
+    best = torch.full((num_queries,), torch.finfo(torch.float32).min, device=device)  # the k-th best score so far
     pool = (*torch.empty(2, 0, dtype=torch.int64, device=device), torch.empty(0, device=device))
-    step = max(1, min(gallery_size, _SCORES // max(1, num_queries)))
-    wide = torch.empty(min(step, _ROWS.get(device.type, 2**16)), dim, device=device)
-    scores = torch.empty(num_queries * step, device=device)
-    with torch.autocast(device.type, enabled=False):
-        for start in range(0, gallery_size, step):
-            size = min(step, gallery_size - start)
-            block = scores[: num_queries * size].view(num_queries, size)
+    num_tiles = max(1, min(-(-gallery_size // _TILE), _SCORES // _TILE // max(1, num_queries)))
+    scores = torch.empty(num_queries, num_tiles * _TILE, device=device)
+    tiles = scores.view(num_queries, num_tiles, _TILE)
+    wide = torch.empty(min(scores.shape[1], _rows_at_a_time(device, dim)), dim, device=device)
+    for start in range(0, gallery_size, scores.shape[1]):
+        size = min(scores.shape[1], gallery_size - start)
+        with torch.autocast(device.type, enabled=False):
             for first in range(0, size, len(wide)):
                 last = min(first + len(wide), size)
                 part = slice(start + first, start + last)
                 widened = wide[: last - first].copy_(vectors[part] if rows is None else vectors[rows[part]])
-                torch.mm(queries, widened.T, out=block[:, first:last])
-            if start == 0 and size > k:
-                best = torch.topk(block, k, sorted=False).values.amin(dim=1)
-            # Most blocks hold nothing new for most queries, and the largest score of each tells.
-            changed = (block.amax(dim=1) >= best - margin).nonzero().squeeze(1)
-            if len(changed):
-                block = block[changed] if len(changed) < num_queries else block
-                places, new_rows = (block >= (best - margin)[changed, None]).nonzero(as_tuple=True)
-                pool = (
-                    torch.cat([pool[0], changed[places]]),
-                    torch.cat([pool[1], new_rows + start]),
-                    torch.cat([pool[2], block[places, new_rows]]),
-                )
-                pool, best = _prune(pool, best, k, margin)
+                torch.mm(queries, widened.T, out=scores[:, first:last])
+        scores[:, size:] = -torch.inf
+        # Most tiles hold nothing new, and the largest score of each tells.
+        largest = tiles.amax(dim=2)
+        if start == 0 and num_tiles >= k:  # k tiles have a score that is at least their k-th largest one
+            best = largest.topk(k, sorted=False).values.amin(dim=1).clamp(min=torch.finfo(torch.float32).min)
+        least = best - margin
+        hot_queries, hot_tiles = (largest >= least[:, None]).nonzero(as_tuple=True)
+        hot = tiles[hot_queries, hot_tiles]
+        places, columns = (hot >= least[hot_queries, None]).nonzero(as_tuple=True)
+        if len(places):
+            pool = (
+                torch.cat([pool[0], hot_queries[places]]),
+                torch.cat([pool[1], start + _TILE * hot_tiles[places] + columns]),
+                torch.cat([pool[2], hot[places, columns]]),
+            )
+            pool, best = _prune(pool, best, k, margin)
     found_queries, found_rows, _ = pool
     order = found_rows.sort(stable=True).indices
     order = order[found_queries[order].sort(stable=True).indices]
     found_queries, found_rows = found_queries[order], found_rows[order]
     return found_queries, found_rows if rows is None else rows[found_rows]
+
+
+def _rows_at_a_time(device: torch.device, dim: int) -> int:
+    """Rows to widen to float32: on a CPU those that stay in its cache between the conversion and the product."""
+    return max(1, _WIDE_NUMBERS * torch.get_num_threads() // dim) if device.type == "cpu" else 2**16
 
 
 def _prune(

@@ -52,7 +52,8 @@ def test_some_rows_alone():
 
 def test_equal_rows_tie_exactly_and_all_of_them_come(monkeypatch):
     monkeypatch.setattr(exact, "_SCORES", 64)  # several blocks, and products of an odd size at the end
-    monkeypatch.setitem(exact._ROWS, "cpu", 5)
+    monkeypatch.setattr(exact, "_TILE", 8)
+    monkeypatch.setattr(exact, "_rows_at_a_time", lambda *args: 5)
     twins = unit(1, 32).half()
     vectors = torch.cat([unit(53, 32, seed=1).half(), twins, unit(41, 32, seed=2).half(), twins.expand(7, -1)])
     [(rows, scores)] = exact_top_k(vectors, twins.float(), 2)
@@ -85,13 +86,14 @@ def test_nothing_to_find():
 @settings(deadline=None, max_examples=60)
 @given(
     size=st.integers(1, 40), num_queries=st.integers(1, 4), k=st.integers(1, 45), block=st.integers(1, 50),
-    values=st.integers(1, 3), seed=st.integers(0, 10**6),
+    tile=st.integers(1, 9), values=st.integers(1, 3), seed=st.integers(0, 10**6),
 )  # fmt: skip
-def test_any_sizes_with_many_ties(size, num_queries, k, block, values, seed):
+def test_any_sizes_with_many_ties(size, num_queries, k, block, tile, values, seed):
     generator = torch.Generator().manual_seed(seed)
     vectors = torch.randint(-values, values + 1, (size, 4), generator=generator).half()
     queries = torch.randint(-values, values + 1, (num_queries, 4), generator=generator).float()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exact, "_SCORES", block)
-        patch.setitem(exact._ROWS, "cpu", 3)
+        patch.setattr(exact, "_TILE", tile)
+        patch.setattr(exact, "_rows_at_a_time", lambda *args: 3)
         assert found(vectors, queries, k) == brute_force(vectors, queries, k)

@@ -2,8 +2,10 @@
 
 import multiprocessing
 import random
+import signal
 import time
 from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +32,11 @@ def processes() -> multiprocessing.context.ForkServerContext:
 
 
 def make_images(folder: Path, count: int) -> Path:
+    """Images that take a millisecond each to decode, so that a build makes several commits."""
     folder.mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, (count, 32, 16, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 8, 4, 3), dtype=np.uint8)
     for number, image in enumerate(pixels):
-        Image.fromarray(image).save(folder / f"{number:05}.bmp")
+        Image.fromarray(image).resize((256, 512)).save(folder / f"{number:05}.jpg")
     return folder
 
 
@@ -45,41 +48,50 @@ def contents(gallery: Gallery) -> dict[str, bytes]:
     }
 
 
+def kill_while_writing(process: BaseProcess, gallery: Path, choice: random.Random) -> None:
+    """
+    Kills a build at a random moment: early, between two commits, or in the midst of one, which is when the table has
+    got a file that no version names yet. A build that ends before is not killed.
+    """
+    folder = gallery / "images.lance" / choice.choice(["data", "_versions"])
+
+    def files() -> int:
+        return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+    awaited = files() + choice.randint(0, 3)
+    while files() < awaited and process.is_alive():
+        time.sleep(0.001)
+    process.join(choice.choice([0, 0.003, 0.01, 1]) * choice.random())
+    process.kill()
+    process.join()
+
+
 def kills(processes, checkpoint: Path, tmp_path: Path, count: int, num_images: int) -> Iterator[int]:
     """
-    Kills builds at random moments, of one gallery until it is complete and then of the next. Gives the number of
-    images that each killed build left behind, and checks that the gallery can be used.
+    Kills builds of one gallery until it is complete, then of the next. Gives the number of images that each killed
+    build left behind, and checks that the gallery can be used.
     """
     source = make_images(tmp_path / "source", num_images)
-    start = time.monotonic()
-    whole = processes.Process(target=build, args=(checkpoint, source, tmp_path / "whole"))
-    whole.start()
-    whole.join()
-    duration = time.monotonic() - start
+    build(checkpoint, source, tmp_path / "whole")
     expected = contents(Gallery.open(tmp_path / "whole"))
-    assert whole.exitcode == 0 and len(expected) == num_images
+    assert len(expected) == num_images
     choice = random.Random(0)
     done = number = 0
     while done < count:
         path = tmp_path / f"gallery {number}"
         victim = processes.Process(target=build, args=(checkpoint, source, path))
         victim.start()
-        victim.join(choice.uniform(0.2, 1.0) * duration)
-        if victim.is_alive():
-            victim.kill()
-            victim.join()
+        kill_while_writing(victim, path, choice)
+        if victim.exitcode == -signal.SIGKILL:
             done += 1
             found = contents(Gallery.open(path)) if is_gallery(path) else {}
             assert found.items() <= expected.items()
             if found:
                 assert len(Gallery.open(path).search(SENTENCE, top_k=5)) == 5
             yield len(found)
-            if done < count:
+            if done < count and len(found) < num_images:
                 continue
-            victim = processes.Process(target=build, args=(checkpoint, source, path))
-            victim.start()
-            victim.join()
-        assert victim.exitcode == 0
+        build(checkpoint, source, path)
         gallery = Gallery.open(path)
         assert contents(gallery) == expected
         gallery.compact(erase=True)
@@ -88,27 +100,28 @@ def kills(processes, checkpoint: Path, tmp_path: Path, count: int, num_images: i
 
 
 def test_a_killed_build_goes_on(processes, checkpoint, tmp_path):
-    assert len(list(kills(processes, checkpoint, tmp_path, count=2, num_images=1500))) == 2
+    assert len(list(kills(processes, checkpoint, tmp_path, count=2, num_images=600))) == 2
 
 
 @pytest.mark.slow
 def test_builds_that_are_killed_at_many_moments(processes, checkpoint, tmp_path):
-    left = list(kills(processes, checkpoint, tmp_path, count=25, num_images=6000))
-    print(f"25 kills left {left} of 6000 images")
-    assert len(left) == 25 and len(set(left)) > 5  # or the kills missed the interesting moments
+    left = list(kills(processes, checkpoint, tmp_path, count=25, num_images=4000))
+    print(f"25 kills left {left} of 4000 images")
+    assert len(left) == 25
+    assert sum(0 < images < 4000 for images in left) >= 5  # or the kills missed the interesting moments
 
 
 def test_readers_and_a_second_writer_while_a_process_writes(processes, checkpoint, gallery, tmp_path):
-    source = make_images(tmp_path / "source", 3000)
+    source = make_images(tmp_path / "source", 1500)
     reader = Gallery.open(gallery.path)
     writer = processes.Process(target=build, args=(checkpoint, source, gallery.path))
     writer.start()
     counts, refusals = [], set()
     while writer.is_alive():
-        hits = reader.search(SENTENCE, top_k=4000)
+        hits = reader.search(SENTENCE, top_k=2000)
         assert len({hit.id for hit in hits}) == len(hits)
         counts.append(len(hits))
-        if 0 < len(hits) < 3000:  # so the other one has the lock
+        if 0 < len(hits) < 1500:  # so the other one has the lock
             try:
                 gallery.remove(Filter(ids=["unknown"]))
             except GalleryBusyError as error:
@@ -116,12 +129,12 @@ def test_readers_and_a_second_writer_while_a_process_writes(processes, checkpoin
     assert writer.exitcode == 0
     assert counts == sorted(counts) and counts[0] == 0
     assert refusals == {f"{gallery.path} is being written to by another process: wait until it has finished."}
-    assert len(reader.search(SENTENCE, top_k=4000)) == 3000
-    assert gallery.remove(Filter(ids=[f"{source}/00000.bmp"])) == 1
+    assert len(reader.search(SENTENCE, top_k=2000)) == 1500
+    assert gallery.remove(Filter(ids=[f"{source}/00000.jpg"])) == 1
 
 
 def test_a_killed_writers_lock_does_not_block(processes, checkpoint, gallery, tmp_path):
-    source = make_images(tmp_path / "source", 3000)
+    source = make_images(tmp_path / "source", 1500)
     writer = processes.Process(target=build, args=(checkpoint, source, gallery.path))
     writer.start()
     while len(gallery) == 0:
