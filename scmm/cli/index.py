@@ -23,14 +23,17 @@ SourcePath = Annotated[
     typer.Argument(
         metavar="SOURCE",
         help="A folder of images, with its metadata.csv or metadata.jsonl if there is one; such a file itself; a "
-        "Parquet file; the folder of a saved data set; with --benchmark, the folder that contains the benchmark's.",
+        "Parquet file; the folder of a saved data set; the embeddings that `scmm index embed` made; or, with "
+        "--benchmark, the folder that contains the benchmark's.",
     ),
 ]
 Benchmark = Annotated[
     str | None, typer.Option(help="SOURCE holds this benchmark: cuhk-pedes, icfg-pedes, rstpreid or paperdoll.")
 ]
 Split = Annotated[str, typer.Option(help="Which split of the benchmark.")]
-GalleryPath = Annotated[Path, typer.Argument(metavar="GALLERY", help="The gallery's folder.")]
+GalleryPath = Annotated[
+    str, typer.Argument(metavar="GALLERY", help="The gallery's folder, or qdrant://HOST:PORT/COLLECTION.")
+]
 Days = Annotated[
     float | None, typer.Option(help="Erase images that are older than so many days, now and from then on.")
 ]
@@ -41,7 +44,12 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def build(
     source: SourcePath,
     model: Annotated[str, typer.Option(help="Folder or Hub id of an SCMM model with its processor.")],
-    gallery: Annotated[Path, typer.Option(help="The gallery's folder; one that exists is brought up to date.")],
+    gallery: Annotated[
+        str,
+        typer.Option(
+            help="The gallery's folder, or qdrant://HOST:PORT/COLLECTION; one that exists is brought up to date."
+        ),
+    ],
     benchmark: Benchmark = None,
     split: Split = "test",
     retention_days: Days = None,
@@ -67,6 +75,46 @@ def add(gallery: GalleryPath, source: SourcePath, benchmark: Benchmark = None, s
 
     target = Gallery.open(gallery)
     _print_added(target.add(_source(source, benchmark, split), progress=True), gallery)
+
+
+@app.command(
+    epilog="Example:  torchrun --nproc-per-node 4 -m scmm.cli index embed path/to/crops --model CKPT --output shards"
+)
+def embed(
+    source: SourcePath,
+    model: Annotated[str, typer.Option(help="Folder or Hub id of an SCMM model with its processor.")],
+    output: Annotated[Path, typer.Option(help="The folder of the shards' files, which all machines share.")],
+    shard: Annotated[
+        str | None,
+        typer.Option(help="i/n, from 0/n to n-1/n. By default what torchrun or SLURM says, or else everything."),
+    ] = None,
+    ray_workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Let so many workers of a Ray cluster (RAY_ADDRESS, or this machine) do it."),
+    ] = None,
+    part_size: Annotated[int, typer.Option(min=1, help="Images in a file; a kill loses at most so many.")] = 1024,
+    benchmark: Benchmark = None,
+    split: Split = "test",
+) -> None:
+    """Embed images on several machines, into files that `scmm index build` takes as its source. It can be resumed."""
+    from scmm.retrieval.gallery.embedding import embed_shard, embed_shard_with_ray, use_local_gpu
+    from scmm.retrieval.gallery.shards import Shard
+
+    chosen = Shard.from_environment() if shard is None else Shard.parse(shard)
+    images = _source(source, benchmark, split)
+    if ray_workers is None:
+        use_local_gpu()
+        report = embed_shard(images, *load_checkpoint(model), output, shard=chosen, part_size=part_size, progress=True)
+    else:
+        report = embed_shard_with_ray(
+            images, model, output, workers=ray_workers, shard=chosen, part_size=part_size, progress=True
+        )
+    for _, reason in report.skipped:
+        typer.echo(f"skipped {reason}", err=True)
+    typer.echo(
+        f"{output}, shard {chosen}: {report.embedded} images embedded, {report.present} were there, "
+        f"{len(report.skipped)} skipped."
+    )
 
 
 @app.command(epilog="Example:  scmm index remove runs/gallery --camera 4 --before 2026-01-01 --erase")
@@ -185,7 +233,7 @@ def _source(path: Path, benchmark: str | None, split: str) -> "Path | Dataset":
     return path
 
 
-def _print_added(report: "AddReport", gallery: Path) -> None:
+def _print_added(report: "AddReport", gallery: str) -> None:
     for _, reason in report.skipped:
         typer.echo(f"skipped {reason}", err=True)
     typer.echo(
@@ -210,7 +258,9 @@ def _described(figures: dict) -> dict[str, str]:
         "weights": model["weights_hash"],
         "processor": model["processor_hash"],
         "retention": f"{figures['retention_days']:g} days" if figures["retention_days"] else "without end",
-        "on the disk": f"{_size(figures['bytes'])} in {figures['files']} files, version {figures['version']}",
+        "on the disk": f"{_size(figures['bytes'])} in {figures['files']} files, version {figures['version']}"
+        if figures["files"]
+        else "",
         "approximate search": "not prepared",
     }
     if figures["expired"]:

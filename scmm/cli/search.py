@@ -94,7 +94,7 @@ def search(
     Without a gallery, scmm search CHECKPOINT FOLDER SENTENCE... embeds the images of a folder on the fly; unreadable
     ones are named and skipped.
     """
-    from scmm.retrieval.gallery.store import is_gallery
+    from scmm.retrieval.gallery import is_gallery
 
     sentences = list(queries or [])
     if is_gallery(target):

@@ -3,12 +3,14 @@
 from .approximate import RecallReport
 from .building import AddReport
 from .columns import ColumnError
+from .embedding import ShardReport, embed_shard, embed_shard_with_ray
 from .filters import Filter, Range
-from .gallery import Gallery, Hit
+from .gallery import Gallery, Hit, is_gallery
 from .identity import ModelIdentity
 from .queries import Query
+from .shards import Shard, ShardError
 from .sources import SourceError
-from .store import GalleryBusyError, GalleryError, is_gallery
+from .store import GalleryBusyError, GalleryError
 
 
 __all__ = [
@@ -23,6 +25,11 @@ __all__ = [
     "Query",
     "Range",
     "RecallReport",
+    "Shard",
+    "ShardError",
+    "ShardReport",
     "SourceError",
+    "embed_shard",
+    "embed_shard_with_ray",
     "is_gallery",
 ]

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import time
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,39 @@ class RecallReport:
     queries: int
     exact_seconds: float
     approximate_seconds: float
+
+
+def measure_recall(find: Callable[[int, bool], Sequence[Hashable]], num_queries: int, top_k: int) -> RecallReport:
+    """
+    Measures approximate against exact search, query by query.
+
+    Args:
+        find (`Callable`): gives for the number of a query the images that the exact or, with `True`, the approximate
+            search finds, best first; the exact one with everything that ties with the last of them.
+        num_queries (`int`): how many queries there are.
+        top_k (`int`): how many images of each count.
+
+    Returns:
+        [`RecallReport`]
+    """
+    found, seconds = {}, {}
+    for approximate in (False, True):
+        find(0, approximate)  # the first call sets things up
+        start = time.perf_counter()
+        found[approximate] = [find(query, approximate) for query in range(num_queries)]
+        seconds[approximate] = (time.perf_counter() - start) / num_queries
+    shares = []
+    for exact, ranked in zip(found[False], found[True], strict=True):
+        least = min(top_k, len(exact))
+        # What ties with the last one is as right as it.
+        shares.append(len(set(exact).intersection(ranked[:least])) / least if least else 1.0)
+    return RecallReport(
+        recall=float(np.mean(shares)),
+        top_k=top_k,
+        queries=num_queries,
+        exact_seconds=seconds[False],
+        approximate_seconds=seconds[True],
+    )
 
 
 class Codes:

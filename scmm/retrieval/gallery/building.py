@@ -7,7 +7,7 @@ import os
 import stat
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,7 @@ from scmm.data.transforms import load_pixels
 from scmm.modeling_scmm import SCMMModel
 from scmm.processing import ImageError, SCMMProcessor
 from scmm.retrieval.encode import embed_pixels
+from scmm.retrieval.gallery.qdrant import QdrantSnapshot, QdrantStore
 from scmm.retrieval.gallery.sources import Source, SourceError
 from scmm.retrieval.gallery.store import Snapshot, Store
 
@@ -57,12 +58,22 @@ class AddReport:
 
 
 @dataclass
-class _Item:
-    """An image on its way: unreadable, or with its content's hash, and with its pixels if it is to be embedded."""
+class Item:
+    """
+    An image on its way into a gallery.
+
+    Args:
+        row (`int`): its place in the source.
+        content_hash (`str`): of its file, if it could be read.
+        pixels (`torch.Tensor`, *optional*): until it is embedded.
+        embedding (`np.ndarray` of shape `(dim,)`, *optional*): float16; `None` if the one that is known is right.
+        error (`Exception`, *optional*): why it could not be read.
+    """
 
     row: int
     content_hash: str = ""
     pixels: Tensor | None = None
+    embedding: np.ndarray | None = None
     error: Exception | None = None
 
 
@@ -80,61 +91,107 @@ def batch_size_for(model: SCMMModel) -> int:
     return max(1, min(_MAX_BATCH, _TOKENS.get(model.device.type, 32768) // tokens))
 
 
-def add_source(store: Store, model: SCMMModel, processor: SCMMProcessor, source: Source, progress: bool) -> AddReport:
-    """Brings a store up to date with a source. The caller holds the writer's lock."""
-    _prepare_columns(store, source)
-    snapshot = store.snapshot()
-    known = _Known(snapshot)
-    report = AddReport(skipped=list(source.skipped))
-    writer = _Writer(store, snapshot, known, source)
-    batch: list[_Item] = []
-    size = batch_size_for(model)
+def embed_source(
+    model: SCMMModel, processor: SCMMProcessor, source: Source, known_hash: Callable[[str], str | None]
+) -> Generator[Item]:
+    """
+    Embeds the images of a source.
 
-    def embed() -> None:
+    Args:
+        model ([`SCMMModel`]): the dual encoder.
+        processor ([`SCMMProcessor`]): the processor saved with it.
+        source ([`Source`]): the images.
+        known_hash (`Callable`): gives the content's hash of an image, by its id, that needs no embedding.
+
+    Yields:
+        [`Item`]: one for each image of the source, in no particular order.
+
+    Raises:
+        SourceError: if an embedding is not finite.
+    """
+    size = batch_size_for(model)
+    batch: list[Item] = []
+
+    def embed() -> Generator[Item]:
         pixels = torch.stack([item.pixels for item in batch if item.pixels is not None])
         filled = torch.cat([pixels, pixels.new_zeros(size - len(pixels), *pixels.shape[1:])])
         embeds = embed_pixels(model, processor, filled)[: len(pixels)]
         if not embeds.isfinite().all():
-            raise SourceError(f"The model gives no finite embedding for {writer.id_of(batch[0])} and its neighbors.")
+            first = source.table["id"][batch[0].row].as_py()
+            raise SourceError(f"The model gives no finite embedding for {first} and its neighbors.")
         for item, embedding in zip(batch, embeds.half().numpy(), strict=True):
-            writer.write(item, embedding)
+            yield Item(item.row, item.content_hash, embedding=embedding)
         batch.clear()
 
+    for item in _read_ahead(source, known_hash, processor, 2 * size):
+        if item.pixels is None:
+            yield item
+        else:
+            batch.append(item)
+        if len(batch) == size:
+            yield from embed()
+    if batch:
+        yield from embed()
+
+
+def take_embedded(source: Source, known_hash: Callable[[str], str | None]) -> Generator[Item]:
+    """As [`embed_source`], for a source that brings the embeddings along."""
+    assert source.computed is not None
+    for row, identifier in enumerate(source.table["id"].to_pylist()):
+        content_hash, embedding = source.computed(row)
+        yield Item(row, content_hash, embedding=None if content_hash == known_hash(identifier) else embedding)
+
+
+def add_source(
+    store: Store | QdrantStore,
+    source: Source,
+    embed: Callable[[Source, Callable[[str], str | None]], Iterable[Item]],
+    progress: bool,
+) -> AddReport:
+    """
+    Brings a store up to date with a source. The caller holds the writer's lock.
+
+    Args:
+        store ([`Store`]): the store.
+        source ([`Source`]): the images.
+        embed (`Callable`): [`embed_source`] of a model, or [`take_embedded`].
+        progress (`bool`): whether to show a progress bar.
+    """
+    _prepare_columns(store, source)
+    snapshot = store.snapshot()
+    known = _Known(snapshot, source)
+    report = AddReport(skipped=list(source.skipped))
+    writer = _Writer(store, snapshot, known, source)
     with tqdm(total=len(source), desc="Indexing", unit="img", disable=not progress) as bar:
-        for item in _read_ahead(source, known, processor, 2 * size):
+        for item in embed(source, known.content_hash):
             identifier = writer.id_of(item)
             if item.error is not None:
                 report.skipped.append((identifier, str(item.error)))
-            elif item.pixels is not None:
-                batch.append(item)
+            elif item.embedding is not None:
+                writer.write(item)
                 report.updated += identifier in known
                 report.added += identifier not in known
             elif writer.record_hashes[item.row] != known.record_hash(identifier):
-                writer.write(item, None)
+                writer.write(item)
                 report.updated += 1
             else:
                 report.unchanged += 1
-            if len(batch) == size:
-                embed()
             writer.commit_if_due()
             bar.update()
-        if batch:
-            embed()
         writer.commit()
     return report
 
 
 class _Known:
-    """What the table holds at the start: the hashes of each image, and where it stands."""
+    """What the table holds at the start of a source's images: the hashes of each, and where it stands."""
 
-    def __init__(self, snapshot: Snapshot):
-        columns = (snapshot.column(name).to_pylist() for name in ("id", "content_hash", "record_hash"))
-        self._entries = {name: (place, *hashes) for place, (name, *hashes) in enumerate(zip(*columns, strict=True))}
+    def __init__(self, snapshot: Snapshot | QdrantSnapshot, source: Source):
+        self._entries = snapshot.hashes(source.table["id"].to_pylist())
 
     def __contains__(self, identifier: str) -> bool:
         return identifier in self._entries
 
-    def place(self, identifier: str) -> int:
+    def place(self, identifier: str) -> Any:
         return self._entries[identifier][0]
 
     def content_hash(self, identifier: str) -> str | None:
@@ -147,20 +204,19 @@ class _Known:
 class _Writer:
     """Collects rows and commits them."""
 
-    def __init__(self, store: Store, snapshot: Snapshot, known: _Known, source: Source):
+    def __init__(self, store: Store | QdrantStore, snapshot: Snapshot | QdrantSnapshot, known: _Known, source: Source):
         self.store, self.snapshot, self.known, self.source = store, snapshot, known, source
         self.ids: list[str] = source.table["id"].to_pylist()
-        self.record_hashes = _record_hashes(source.table)
-        self.waiting: list[tuple[_Item, np.ndarray | None]] = []
+        self.record_hashes = record_hashes(source.table)
+        self.waiting: list[Item] = []
         self.start = self.last_commit = time.monotonic()
 
-    def id_of(self, item: _Item) -> str:
+    def id_of(self, item: Item) -> str:
         return self.ids[item.row]
 
-    def write(self, item: _Item, embedding: np.ndarray | None) -> None:
+    def write(self, item: Item) -> None:
         """Takes a row; without an embedding the one that the table holds stays."""
-        item.pixels = None
-        self.waiting.append((item, embedding))
+        self.waiting.append(item)
 
     def commit_if_due(self) -> None:
         now = time.monotonic()
@@ -171,15 +227,14 @@ class _Writer:
     def commit(self) -> None:
         self.last_commit = time.monotonic()
         waiting, self.waiting = self.waiting, []
-        kept = [item for item, embedding in waiting if embedding is None]
+        kept = [item for item in waiting if item.embedding is None]
         rows = self.snapshot.take([self.known.place(self.id_of(item)) for item in kept], ["embedding"])
         stored = {item.row: np.asarray(row["embedding"], np.float16) for item, row in zip(kept, rows, strict=True)}
         for is_new, save in ((True, self.store.append), (False, self.store.replace)):
-            chosen = [entry for entry in waiting if (self.id_of(entry[0]) not in self.known) == is_new]
-            if not chosen:
+            items = [item for item in waiting if (self.id_of(item) not in self.known) == is_new]
+            if not items:
                 continue
-            items = [item for item, _ in chosen]
-            embeddings = [stored[item.row] if embedding is None else embedding for item, embedding in chosen]
+            embeddings = [stored[item.row] if item.embedding is None else item.embedding for item in items]
             table = self.source.table.take([item.row for item in items])
             flat = pa.array(np.concatenate(embeddings))
             table = table.append_column("content_hash", pa.array([item.content_hash for item in items]))
@@ -187,18 +242,18 @@ class _Writer:
             save(table.append_column("embedding", pa.FixedSizeListArray.from_arrays(flat, self.store.dim)))
 
 
-def _prepare_columns(store: Store, source: Source) -> None:
+def _prepare_columns(store: Store | QdrantStore, source: Source) -> None:
     """Adds the source's columns that the table lacks; the others must have the table's types."""
     new = []
     for entry in source.table.schema:
-        if entry.name not in store.table.schema.names:
+        if entry.name not in store.schema.names:
             new.append(entry)
-        elif entry.type != (known := store.table.schema.field(entry.name).type):
+        elif entry.type != (known := store.schema.field(entry.name).type):
             raise SourceError(f"{source.name}: the column {entry.name} holds {entry.type}, in the gallery {known}.")
     store.add_columns(new)
 
 
-def _record_hashes(table: pa.Table) -> list[str]:
+def record_hashes(table: pa.Table) -> list[str]:
     """For each row a hash of what the source says of it; columns without a value do not count."""
     hashes = []
     for batch in table.to_batches(max_chunksize=4096):
@@ -221,23 +276,25 @@ def _read_file(path: str | None, identifier: str) -> bytes:
         return file.read()
 
 
-def _read_ahead(source: Source, known: _Known, processor: SCMMProcessor, ahead: int) -> Generator[_Item]:
+def _read_ahead(
+    source: Source, known_hash: Callable[[str], str | None], processor: SCMMProcessor, ahead: int
+) -> Generator[Item]:
     """The items in the source's order, some being read by threads while the model computes."""
     ids = source.table["id"].to_pylist()
     paths = source.table["path"].to_pylist()
 
-    def read(row: int) -> _Item:
+    def read(row: int) -> Item:
         try:
             encoded = source.embedded(row)
             content = _read_file(paths[row], ids[row]) if encoded is None else encoded
-            item = _Item(row, hashlib.blake2b(content, digest_size=16).hexdigest())
-            if item.content_hash != known.content_hash(ids[row]):
+            item = Item(row, hashlib.blake2b(content, digest_size=16).hexdigest())
+            if item.content_hash != known_hash(ids[row]):
                 stream = io.BytesIO(content)
                 stream.name = paths[row] or ids[row]  # for messages
                 item.pixels = load_pixels(stream, processor.image_processor)
             return item
         except (ImageError, OSError) as error:
-            return _Item(row, error=error)
+            return Item(row, error=error)
 
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
         waiting = deque()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,16 @@ class Filter:
         """Whether every image meets it."""
         return self == Filter()
 
+    def listed(self) -> list[tuple[str, list[str]]]:
+        """The columns of identifiers of which a list was given, each with the list, as text."""
+        listed = []
+        for name, values in (("id", self.ids), ("person_id", self.person_ids), ("camera", self.cameras)):
+            if isinstance(values, str):
+                raise ValueError(f"{name} must be given as a list, got the text {values!r}.")
+            if values is not None:
+                listed.append((name, [str(value) for value in values]))
+        return listed
+
     def mask(self, column: Callable[[str], pa.ChunkedArray]) -> np.ndarray:
         """
         Which rows meet the conditions.
@@ -77,12 +87,7 @@ class Filter:
         Raises:
             ValueError: if there is no such column, or a value is not of the column's type.
         """
-        masks = []
-        for name, values in (("id", self.ids), ("person_id", self.person_ids), ("camera", self.cameras)):
-            if values is not None:
-                if isinstance(values, str):
-                    raise ValueError(f"{name} must be given as a list, got the text {values!r}.")
-                masks.append(_is_in(column(name), [str(value) for value in values], name))
+        masks = [_is_in(column(name), values, name) for name, values in self.listed()]
         if self.after is not None:
             masks.append(pc.greater_equal(column("time"), pa.scalar(parse_time(self.after), TIME)))
         if self.before is not None:
@@ -91,9 +96,9 @@ class Filter:
             values = column(name)
             if isinstance(condition, Range):
                 if condition.low is not None:
-                    masks.append(pc.greater_equal(values, _scalar(condition.low, values.type, name)))
+                    masks.append(pc.greater_equal(values, typed_value(condition.low, values.type, name)))
                 if condition.high is not None:
-                    masks.append(pc.less_equal(values, _scalar(condition.high, values.type, name)))
+                    masks.append(pc.less_equal(values, typed_value(condition.high, values.type, name)))
             else:
                 accepted = condition if isinstance(condition, list | tuple | set | frozenset) else [condition]
                 masks.append(_is_in(values, list(accepted), name))
@@ -103,13 +108,28 @@ class Filter:
         return np.logical_and.reduce(arrays)
 
 
+def expired_before(retention_days: float) -> datetime:
+    """The time before which images are older than a retention."""
+    return datetime.now(UTC) - timedelta(days=retention_days)
+
+
+def is_expired(time: datetime | None, retention_days: float | None) -> bool:
+    """Whether an image of this time is older than the retention; without a time it never is."""
+    return time is not None and retention_days is not None and time < expired_before(retention_days)
+
+
 def _is_in(values: pa.ChunkedArray, accepted: list, name: str) -> pa.ChunkedArray:
-    scalars = [_scalar(value, values.type, name) for value in accepted]
+    scalars = [typed_value(value, values.type, name) for value in accepted]
     return pc.is_in(values, pa.array([scalar.as_py() for scalar in scalars], values.type))
 
 
-def _scalar(value: Any, dtype: pa.DataType, name: str) -> pa.Scalar:
-    """A value in its column's type; text is read as a time in a column of times."""
+def typed_value(value: Any, dtype: pa.DataType, name: str) -> pa.Scalar:
+    """
+    A value in its column's type; text is read as a time in a column of times.
+
+    Raises:
+        ValueError: if it is no such value.
+    """
     try:
         if dtype == TIME:
             return pa.scalar(parse_time(value), TIME)

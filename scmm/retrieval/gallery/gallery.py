@@ -6,11 +6,11 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from datasets import Dataset
@@ -21,12 +21,14 @@ from scmm.modeling_scmm import SCMMModel
 from scmm.processing import SCMMProcessor
 from scmm.retrieval.checkpoints import load_dual_encoder
 from scmm.retrieval.gallery.approximate import RecallReport
-from scmm.retrieval.gallery.building import AddReport, add_source
+from scmm.retrieval.gallery.building import AddReport, add_source, embed_source, take_embedded
 from scmm.retrieval.gallery.columns import KNOWN_COLUMNS, parse_value
-from scmm.retrieval.gallery.filters import Filter
+from scmm.retrieval.gallery.filters import Filter, expired_before, is_expired
 from scmm.retrieval.gallery.identity import ModelIdentity, identify
+from scmm.retrieval.gallery.qdrant import QdrantStore, is_qdrant
+from scmm.retrieval.gallery.qdrant_view import QdrantView
 from scmm.retrieval.gallery.queries import Query, embed_queries
-from scmm.retrieval.gallery.sources import read_source
+from scmm.retrieval.gallery.sources import EMBEDDINGS_KEY, read_source
 from scmm.retrieval.gallery.store import GalleryError, Store, VersionGoneError
 from scmm.retrieval.gallery.view import View
 
@@ -62,6 +64,11 @@ class Hit:
     columns: dict[str, Any] = field(default_factory=dict)
 
 
+def is_gallery(path: str | os.PathLike) -> bool:
+    """Whether there is a gallery in this folder, or at this URL of a Qdrant collection."""
+    return _store_class(path).exists(path)
+
+
 class Gallery:
     """
     An index of images on disk: embeddings and what is known of each image, never the images themselves.
@@ -89,7 +96,7 @@ class Gallery:
     ```
     """
 
-    def __init__(self, store: Store):
+    def __init__(self, store: Store | QdrantStore):
         self._store = store
         self._model: tuple[SCMMModel, SCMMProcessor] | None = None
         self._current: View | None = None
@@ -108,7 +115,8 @@ class Gallery:
         Makes an empty gallery.
 
         Args:
-            path (`str` or `os.PathLike`): a folder that does not exist or is empty.
+            path (`str` or `os.PathLike`): a folder that does not exist or is empty; or the URL of a collection in
+                Qdrant, `qdrant://HOST:PORT/COLLECTION` (see [`~scmm.retrieval.gallery.qdrant.QdrantStore`]).
             model ([`SCMMModel`]): the dual encoder whose embeddings it is to hold.
             processor ([`SCMMProcessor`]): the processor saved with it.
             retention_days (`float`, *optional*): see [`~Gallery.set_retention`].
@@ -121,7 +129,7 @@ class Gallery:
             ExtraNotInstalledError: if LanceDB is not installed.
         """
         manifest = {"model": identify(model, processor).to_dict(), "retention_days": _checked_days(retention_days)}
-        gallery = cls(Store.create(path, model.config.projection_dim, manifest))
+        gallery = cls(_store_class(path).create(path, model.config.projection_dim, manifest))
         gallery._model = (model, processor)
         return gallery
 
@@ -137,7 +145,7 @@ class Gallery:
         Opens a gallery.
 
         Args:
-            path (`str` or `os.PathLike`): its folder.
+            path (`str` or `os.PathLike`): its folder, or the URL of its collection in Qdrant.
             model ([`SCMMModel`], *optional*): the dual encoder that it was built with. By default the gallery loads it
                 from where it came when it first needs it.
             processor ([`SCMMProcessor`], *optional*): the processor saved with the model.
@@ -149,9 +157,7 @@ class Gallery:
             FileNotFoundError: if the folder is not a gallery.
             GalleryError: if it was built with another model.
         """
-        if "://" in str(path):
-            raise GalleryError(f"{path}: a gallery is a folder on a local disk.")
-        gallery = cls(Store(path))
+        gallery = cls(_store_class(path)(path))
         if (model is None) != (processor is None):
             raise ValueError("A gallery is opened with a model and its processor, or with neither.")
         if model is not None and processor is not None:
@@ -159,8 +165,8 @@ class Gallery:
         return gallery
 
     @property
-    def path(self) -> Path:
-        """Its folder."""
+    def path(self) -> Path | str:
+        """Its folder, or its URL."""
         return self._store.path
 
     @property
@@ -207,13 +213,18 @@ class Gallery:
 
         Raises:
             SourceError: if the source cannot be used.
+            GalleryError: if it brings embeddings of another model along.
             GalleryBusyError: if another process is writing.
             OSError: if the source does not exist, or is a folder without images.
         """
         listed = read_source(source)
-        model, processor = self._loaded_model()
+        if listed.identity is None:
+            embed = partial(embed_source, *self._loaded_model())
+        else:
+            self._check_model(listed.identity)
+            embed = take_embedded
         with self._store.writing():
-            report = add_source(self._store, model, processor, listed.newer_than(self.retention_days), progress)
+            report = add_source(self._store, listed.newer_than(self.retention_days), embed, progress)
             if self._remove_expired():
                 self._store.erase()
             else:
@@ -229,18 +240,19 @@ class Gallery:
             erase (`bool`, defaults to `False`):
                 Whether to remove every trace from the disk: the table is written anew, and with the images removed now
                 all that were removed before are gone from the gallery's folder. By default they are only no longer
-                found, and their data go some time after the next [`~Gallery.compact`].
+                found, and their data go some time after the next [`~Gallery.compact`]. Qdrant cannot promise it.
 
         Returns:
             `int`: how many images were removed.
 
         Raises:
             ValueError: if the filter has no condition, or names a column that does not exist.
+            GalleryError: if it is to erase in Qdrant.
             GalleryBusyError: if another process is writing.
         """
+        self._check_erase(erase)
         with self._store.writing():
-            snapshot = self._store.snapshot()
-            rows = snapshot.row_ids[where.mask(snapshot.column)]
+            rows = self._store.snapshot().matching(where)
             self._store.delete(rows)
             if erase:
                 self._store.erase()
@@ -260,6 +272,7 @@ class Gallery:
         Raises:
             GalleryBusyError: if another process is writing.
         """
+        self._check_erase(erase)
         with self._store.writing():
             expired = self._remove_expired()
             if erase or expired:
@@ -450,7 +463,7 @@ class Gallery:
         def write(view: View) -> int:
             columns = [*self._store.metadata_columns(), "content_hash", "embedding"]
             schema = pa.schema([view.snapshot.schema.field(name) for name in columns])
-            schema = schema.with_metadata({"scmm_model": json.dumps(self.identity.to_dict())})
+            schema = schema.with_metadata({EMBEDDINGS_KEY: json.dumps(self.identity.to_dict())})
             with pq.ParquetWriter(partial, schema) as writer:
                 for table in view.snapshot.scan(columns):
                     writer.write_table(table.cast(schema))
@@ -481,7 +494,7 @@ class Gallery:
         if column not in self._store.metadata_columns():
             columns = ", ".join(self._store.metadata_columns())
             raise GalleryError(f"{self.path} has no column {column!r}, only {columns}.")
-        return parse_value(text, self._store.table.schema.field(column).type, column)
+        return parse_value(text, self._store.schema.field(column).type, column)
 
     def _loaded_model(self) -> tuple[SCMMModel, SCMMProcessor]:
         if self._model is None:
@@ -490,13 +503,15 @@ class Gallery:
         return self._model
 
     def _take_model(self, model: SCMMModel, processor: SCMMProcessor) -> None:
-        given = identify(model, processor)
+        self._check_model(identify(model, processor))
+        self._model = (model, processor)
+
+    def _check_model(self, given: ModelIdentity) -> None:
         if not given.is_same_model(self.identity):
             raise GalleryError(
                 f"{self.path} was built with {self.identity}, not with {given}: embeddings of two models cannot be "
                 "compared. Use the first one, or build another gallery."
             )
-        self._model = (model, processor)
 
     def _read(self, work: Callable[[View], Result]) -> Result:
         """Does something with the newest version; if it is erased meanwhile, with the next one."""
@@ -512,30 +527,46 @@ class Gallery:
             version = self._store.newest_version()
             if self._current is None or self._current.snapshot.version != version:
                 self._current = None  # its vectors go before the new ones come
-                self._current = View(self._store)
+                self._current = QdrantView(self._store) if isinstance(self._store, QdrantStore) else View(self._store)
             return self._current
 
     def _remove_expired(self) -> int:
         """Deletes what is older than the retention; the caller writes."""
-        view = View(self._store)
-        rows = view.snapshot.row_ids[view.expired(self.retention_days)]
+        if self.retention_days is None:
+            return 0
+        rows = self._store.snapshot().matching(Filter(before=expired_before(self.retention_days)))
         self._store.delete(rows)
         return len(rows)
 
     def _record(self, id: str, columns: Sequence[str]) -> dict[str, Any]:
         def find(view: View) -> dict[str, Any]:
-            place = pc.index(view.snapshot.column("id"), id).as_py()
-            if place < 0 or view.expired(self.retention_days)[place]:
+            record = view.snapshot.find(id, list(dict.fromkeys([*columns, "time"])))
+            if record is None or is_expired(record["time"], self.retention_days):
                 raise GalleryError(f"{self.path} has no image with the id {id!r}.")
-            return view.snapshot.take([place], columns)[0]
+            return record
 
         return self._read(find)
+
+    def _check_erase(self, erase: bool) -> None:
+        if erase and not self._store.can_erase:
+            raise GalleryError(
+                f"{self.path}: Qdrant decides itself when removed images leave its disk, so that erasing cannot be "
+                "promised. Remove them without it, or delete the collection."
+            )
 
     def _checked_vector(self, vector: Tensor) -> Tensor:
         if vector.shape != (self._store.dim,) or not vector.isfinite().all() or not vector.any():
             shape = tuple(vector.shape)
             raise ValueError(f"A query vector must be finite, not 0, and of shape ({self._store.dim},), got {shape}.")
         return F.normalize(vector.detach().cpu().float(), dim=0)
+
+
+def _store_class(path: str | os.PathLike) -> Any:
+    if is_qdrant(path):
+        return QdrantStore
+    if "://" in str(path):
+        raise GalleryError(f"{path}: a gallery is a folder on a local disk, or qdrant://HOST:PORT/COLLECTION.")
+    return Store
 
 
 def _hit(record: dict[str, Any], score: float) -> Hit:

@@ -4,7 +4,7 @@ import json
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
@@ -20,9 +20,13 @@ from datasets import Dataset, DatasetDict
 from datasets import Image as ImageFeature
 
 from scmm.retrieval.gallery.columns import KNOWN_COLUMNS, TIME, ColumnError, normalize_columns
+from scmm.retrieval.gallery.identity import ModelIdentity
+from scmm.retrieval.gallery.shards import check_complete, shard_files
 from scmm.retrieval.search import find_images
 
 
+# In the metadata of a Parquet file: the model of the embeddings in it, and the images that were left out, with why.
+EMBEDDINGS_KEY, SKIPPED_KEY = b"scmm_model", b"scmm_skipped"
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 
@@ -36,15 +40,30 @@ class Source:
         table (`pyarrow.Table`): a row per image: [`KNOWN_COLUMNS`] and the user's own.
         embedded (`Callable`, *optional*): gives the encoded image of a row, or `None` where a file holds it.
         skipped (`list[tuple[str, str]]`): files that cannot even be listed, and why.
+        identity ([`ModelIdentity`], *optional*): the model of the embeddings, where the source brings them along.
+        computed (`Callable`, *optional*): then gives the hash of a row's content and its float16 embedding.
     """
 
     name: str
     table: pa.Table
     embedded: Callable[[int], bytes | None] = lambda row: None
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    identity: ModelIdentity | None = None
+    computed: Callable[[int], tuple[str, np.ndarray]] | None = None
 
     def __len__(self) -> int:
         return self.table.num_rows
+
+    def take(self, rows: np.ndarray | range) -> "Source":
+        """Some rows of it, with nothing skipped yet."""
+        computed = self.computed
+        return Source(
+            self.name,
+            self.table.take(np.asarray(rows, np.int64)),
+            lambda row: self.embedded(int(rows[row])),
+            identity=self.identity,
+            computed=None if computed is None else lambda row: computed(int(rows[row])),
+        )
 
     def newer_than(self, days: float | None) -> "Source":
         """Without the images that are older than some days, which are skipped; `None` keeps all."""
@@ -54,10 +73,7 @@ class Source:
         old = pc.fill_null(pc.less(self.table["time"], limit), False)
         reason = f"older than the retention of {days:g} days"
         skipped = [(name, f"{name}: {reason}") for name in self.table.filter(old)["id"].to_pylist()]
-        kept = np.flatnonzero(~np.asarray(old))
-        return Source(
-            self.name, self.table.take(kept), lambda row: self.embedded(int(kept[row])), [*self.skipped, *skipped]
-        )
+        return replace(self.take(np.flatnonzero(~np.asarray(old))), skipped=[*self.skipped, *skipped])
 
 
 class SourceError(ValueError):
@@ -79,7 +95,8 @@ def read_source(source: str | os.PathLike | Dataset) -> Source:
             - a folder with a `metadata.csv`, `metadata.jsonl` or `metadata.parquet` whose rows name images by
               `file_name`, relative to the folder, or by an absolute `path`; or such a file itself;
             - a Parquet file with the images in it, in a column `image` as `datasets` writes it;
-            - a data set, or the folder into which it was saved with `save_to_disk`.
+            - a data set, or the folder into which it was saved with `save_to_disk`;
+            - embeddings: the folder that `scmm index embed` wrote, or the Parquet file that a gallery's export wrote.
 
     Returns:
         [`Source`]
@@ -118,6 +135,9 @@ def read_source(source: str | os.PathLike | Dataset) -> Source:
         raise SourceError(f"{path} has the splits {', '.join(splits)}: choose one, such as {path / splits[0]}.")
     if (path / "state.json").is_file() and (path / "dataset_info.json").is_file():
         return _from_dataset(Dataset.load_from_disk(path), str(path))
+    if files := shard_files(path):
+        check_complete(path, files)
+        return _from_embeddings(files, str(path))
     metadata = [path / name for name in METADATA_NAMES if (path / name).is_file()]
     if len(metadata) > 1:
         raise SourceError(f"{path} has {' and '.join(file.name for file in metadata)}: give the one to use as source.")
@@ -153,6 +173,8 @@ def _from_file(file: Path) -> Source:
             table = pa.json.read_json(file)
         elif file.suffix == ".parquet":
             parquet = pq.ParquetFile(file)
+            if EMBEDDINGS_KEY in (parquet.schema_arrow.metadata or {}):
+                return _from_embeddings([file], str(file))
             if "image.bytes" in {parquet.schema.column(index).path for index in range(len(parquet.schema))}:
                 return _from_parquet_of_images(parquet, str(file))
             table = parquet.read()
@@ -200,6 +222,50 @@ def _from_parquet_of_images(parquet: pq.ParquetFile, name: str) -> Source:
             return images_of(group)[index].as_py()
 
     return Source(name, _source_table(columns, [None] * table.num_rows, names, name), embedded)
+
+
+def _from_embeddings(files: Sequence[Path], name: str) -> Source:
+    """Parquet files of embeddings, which are read a file at a time."""
+    parquets = []
+    for file in files:
+        try:
+            parquets.append(pq.ParquetFile(file))
+        except pa.ArrowException as error:
+            raise SourceError(f"{file} cannot be read: {error}") from error
+    identities = [json.loads(parquet.schema_arrow.metadata[EMBEDDINGS_KEY]) for parquet in parquets]
+    identity = ModelIdentity(**identities[0])
+    for file, other in zip(files, identities, strict=True):
+        if not ModelIdentity(**other).is_same_model(identity):
+            raise SourceError(f"{files[0]} is of {identity}, but {file} of {ModelIdentity(**other)}.")
+    own = ("content_hash", "embedding")
+    try:
+        table = pa.concat_tables(
+            parquet.read([column for column in parquet.schema_arrow.names if column not in own])
+            for parquet in parquets
+        ).replace_schema_metadata()
+    except pa.ArrowException as error:
+        raise SourceError(f"{name}: its files have different columns: {error}") from error
+    starts = np.cumsum([0, *(parquet.metadata.num_rows for parquet in parquets)])
+
+    @lru_cache(maxsize=1)  # rows are asked for in order
+    def content_of(number: int) -> tuple[list[str], np.ndarray]:
+        part = parquets[number].read(own)
+        dim = part.schema.field("embedding").type.list_size
+        vectors = part["embedding"].combine_chunks().flatten().to_numpy().reshape(-1, dim)
+        return part["content_hash"].to_pylist(), vectors
+
+    def computed(row: int) -> tuple[str, np.ndarray]:
+        number = int(np.searchsorted(starts, row, side="right")) - 1
+        hashes, vectors = content_of(number)
+        return hashes[row - starts[number]], vectors[row - starts[number]]
+
+    metadata = [parquet.schema_arrow.metadata for parquet in parquets]
+    skipped = [tuple(entry) for entries in metadata for entry in json.loads(entries.get(SKIPPED_KEY, b"[]"))]
+    columns = {column: table[column] for column in table.column_names}
+    paths = columns.pop("path").to_pylist()
+    return Source(
+        name, _source_table(columns, paths, paths, name), skipped=skipped, identity=identity, computed=computed
+    )
 
 
 def _image_fields(parquet: pq.ParquetFile) -> list[str]:

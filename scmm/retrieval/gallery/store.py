@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from filelock import FileLock, Timeout
 
 from scmm.extras import import_extra
 from scmm.retrieval.gallery.approximate import erase_codes
 from scmm.retrieval.gallery.columns import KNOWN_COLUMNS
+from scmm.retrieval.gallery.filters import Filter
 
 
 MANIFEST = "gallery.json"
-_FORMAT = 1
-_OWN_COLUMNS = frozenset({"embedding", "content_hash", "record_hash"})
+FORMAT = 1
+OWN_COLUMNS = frozenset({"embedding", "content_hash", "record_hash"})
 _MAX_FRAGMENTS = 16
 _TABLE = "images"
 _LOCK = ".lock"
@@ -38,11 +40,6 @@ class GalleryBusyError(GalleryError):
     """Another process is writing to the gallery."""
 
 
-def is_gallery(path: str | os.PathLike) -> bool:
-    """Whether a folder holds a gallery."""
-    return os.path.isfile(os.path.join(path, MANIFEST))
-
-
 class Store:
     """
     The folder of a gallery: `gallery.json`, which says what it is, and the LanceDB table `images`.
@@ -58,12 +55,19 @@ class Store:
         GalleryError: if a later version of scmm has written it.
     """
 
+    can_erase = True
+
     def __init__(self, path: str | os.PathLike):
         self.path = Path(os.path.abspath(path))
-        if not is_gallery(self.path):
+        if not self.exists(self.path):
             raise FileNotFoundError(f"{path} is not a gallery: `scmm index build` makes one.")
         self.read_manifest()
         self.table = _connect(self.path).open_table(_TABLE)
+
+    @staticmethod
+    def exists(path: str | os.PathLike) -> bool:
+        """Whether a folder holds a gallery."""
+        return os.path.isfile(os.path.join(path, MANIFEST))
 
     @classmethod
     def create(cls, path: str | os.PathLike, dim: int, manifest: dict[str, Any]) -> "Store":
@@ -96,7 +100,7 @@ class Store:
             )
             mode = "overwrite" if (path / f"{_TABLE}.lance").exists() else "create"
             _connect(path).create_table(_TABLE, schema=schema, mode=mode)
-            _write_json(path / MANIFEST, {"format": _FORMAT, **manifest})
+            _write_json(path / MANIFEST, {"format": FORMAT, **manifest})
         return cls(path)
 
     def read_manifest(self) -> dict[str, Any]:
@@ -106,8 +110,8 @@ class Store:
             version = manifest["format"]
         except (ValueError, KeyError, TypeError) as error:
             raise GalleryError(f"{self.path / MANIFEST} is broken: {error!r}") from None
-        if version != _FORMAT:
-            raise GalleryError(f"{self.path} has format {version}; this version of scmm reads format {_FORMAT}.")
+        if version != FORMAT:
+            raise GalleryError(f"{self.path} has format {version}; this version of scmm reads format {FORMAT}.")
         return manifest
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
@@ -136,13 +140,18 @@ class Store:
         return self.table.version
 
     @property
+    def schema(self) -> pa.Schema:
+        """Names and types of the columns."""
+        return self.table.schema
+
+    @property
     def dim(self) -> int:
         """Width of the embeddings."""
-        return self.table.schema.field("embedding").type.list_size
+        return self.schema.field("embedding").type.list_size
 
     def metadata_columns(self) -> list[str]:
         """The names of what is known of an image, the user's columns included."""
-        return [name for name in self.table.schema.names if name not in _OWN_COLUMNS]
+        return [name for name in self.table.schema.names if name not in OWN_COLUMNS]
 
     def stats(self) -> dict[str, Any]:
         """Where the gallery is and what it takes of the disk."""
@@ -234,6 +243,20 @@ class Snapshot:
             with _gone():
                 self._columns[name] = self._table.search().select([name]).to_arrow()[name]
         return self._columns[name]
+
+    def hashes(self, ids: Sequence[str]) -> dict[str, tuple[int, str, str]]:
+        """For these images and perhaps others that are there the place, the content's hash and the record's."""
+        columns = (self.column(name).to_pylist() for name in ("id", "content_hash", "record_hash"))
+        return {name: (place, *hashes) for place, (name, *hashes) in enumerate(zip(*columns, strict=True))}
+
+    def matching(self, where: Filter) -> np.ndarray:
+        """The row ids of the images that meet the conditions."""
+        return self.row_ids[where.mask(self.column)]
+
+    def find(self, identifier: str, columns: Sequence[str]) -> dict[str, Any] | None:
+        """Some columns of the image with this id, if there is one."""
+        place = pc.index(self.column("id"), identifier).as_py()
+        return None if place < 0 else self.take([place], columns)[0]
 
     def scan(self, columns: Sequence[str]) -> Generator[pa.Table]:
         """All rows in order, some thousands at a time."""

@@ -1,9 +1,7 @@
 """One version of a gallery in memory, and the search in it."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -13,11 +11,11 @@ import torch
 from torch import Tensor
 
 from scmm.retrieval.gallery import approximate as approximate_search
-from scmm.retrieval.gallery.approximate import Codes, RecallReport
+from scmm.retrieval.gallery.approximate import Codes, RecallReport, measure_recall
 from scmm.retrieval.gallery.columns import KNOWN_COLUMNS
 from scmm.retrieval.gallery.exact import exact_top_k
-from scmm.retrieval.gallery.filters import Filter
-from scmm.retrieval.gallery.store import Store
+from scmm.retrieval.gallery.filters import Filter, expired_before
+from scmm.retrieval.gallery.store import GalleryError, Store
 
 
 Ranked = list[tuple[dict[str, Any], float]]
@@ -45,8 +43,7 @@ class View:
         """Which images are older than the retention: an entry of dtype bool for each."""
         if retention_days is None:
             return np.zeros(len(self.snapshot), bool)
-        limit = datetime.now(UTC) - timedelta(days=retention_days)
-        return Filter(before=limit).mask(self.snapshot.column)
+        return Filter(before=expired_before(retention_days)).mask(self.snapshot.column)
 
     def rows(self, where: Filter | None, retention_days: float | None) -> Tensor | None:
         """The places of the images that a search may find; `None` if it may find all of them."""
@@ -62,39 +59,28 @@ class View:
     ) -> list[Ranked]:
         """For each query the best images' records with their scores; equal scores rank by id."""
         find = self._finder(queries, rows, approximate)
-        groups = None if group_by is None else self._groups(group_by)
+        column = self.group_column(group_by)
         count = len(self.snapshot) if rows is None else len(rows)
         wanted = top_k
         while True:
             found = find(wanted)
             records = self._records(found)
-            ranked = [_ranked(part, records, top_k, groups) for part in found]
-            if groups is None or wanted >= count or all(len(part) >= top_k for part in ranked):
+            ranked = [
+                ranked_records([records[row] for row in rows_of.tolist()], scores.tolist(), top_k, column)
+                for rows_of, scores in found
+            ]
+            if column is None or wanted >= count or all(len(part) >= top_k for part in ranked):
                 return ranked
             wanted *= 4
 
     def recall(self, queries: Tensor, top_k: int) -> RecallReport:
         """Measures approximate against exact search, query by query."""
-        found, seconds = {}, {}
-        for approximate in (False, True):
-            find = self._finder(queries[:1], None, approximate)
-            find(top_k)  # the first call sets things up
-            start = time.perf_counter()
-            found[approximate] = [self._finder(query[None], None, approximate)(top_k)[0] for query in queries]
-            seconds[approximate] = (time.perf_counter() - start) / len(queries)
-        shares = []
-        for (exact, _), (rows, _) in zip(found[False], found[True], strict=True):
-            best = set(exact.tolist())
-            least = min(top_k, len(best))
-            # What ties with the last one is as right as it.
-            shares.append(len(best.intersection(rows.tolist()[:least])) / least if least else 1.0)
-        report = RecallReport(
-            recall=float(np.mean(shares)),
-            top_k=top_k,
-            queries=len(queries),
-            exact_seconds=seconds[False],
-            approximate_seconds=seconds[True],
-        )
+
+        def find(query: int, approximate: bool) -> list[int]:
+            ((rows, _),) = self._finder(queries[query, None], None, approximate)(top_k)
+            return rows.tolist()
+
+        report = measure_recall(find, len(queries), top_k)
         self.codes.keep_recall(report)
         return report
 
@@ -102,10 +88,6 @@ class View:
         """Figures of what the gallery holds."""
         column = self.snapshot.column
         times = pc.min_max(column("time")).as_py()
-        codes = None
-        if self.codes.file.is_file():
-            recall = self.codes.recall
-            codes = {"bytes": self.codes.file.stat().st_size, "recall": None if recall is None else asdict(recall)}
         return {
             "version": self.snapshot.version,
             "images": len(self.snapshot),
@@ -116,8 +98,24 @@ class View:
             "without_time": column("time").null_count,
             "expired": int(self.expired(retention_days).sum()),
             "columns": [name for name in self.store.metadata_columns() if name not in KNOWN_COLUMNS],
-            "approximate": codes,
+            "approximate": self.approximate_stats(),
         }
+
+    def approximate_stats(self) -> dict[str, Any] | None:
+        """What is known of the compressed vectors, if there are any."""
+        if not self.codes.file.is_file():
+            return None
+        recall = self.codes.recall
+        return {"bytes": self.codes.file.stat().st_size, "recall": None if recall is None else asdict(recall)}
+
+    def group_column(self, group_by: str | None) -> str | None:
+        """The column of which each value is to appear once."""
+        column = "person_id" if group_by == "person" else group_by
+        if column is not None and column not in self.store.metadata_columns():
+            raise GalleryError(
+                f"The gallery has no column {column!r}, only {', '.join(self.store.metadata_columns())}."
+            )
+        return column
 
     def _finder(
         self, queries: Tensor, rows: Tensor | None, approximate: bool
@@ -132,31 +130,31 @@ class View:
     def _is_newest(self) -> bool:
         return self.store.newest_version() == self.snapshot.version
 
-    def _groups(self, column: str) -> np.ndarray:
-        """A number for each image that says its group; images without a value are groups of their own."""
-        values = self.snapshot.column("person_id" if column == "person" else column)
-        indices = values.combine_chunks().dictionary_encode().indices
-        numbers = np.asarray(pc.fill_null(indices.cast("int64"), -1))
-        return np.where(numbers < 0, -1 - np.arange(len(numbers)), numbers)
-
     def _records(self, found: Sequence[tuple[Tensor, Tensor]]) -> dict[int, dict[str, Any]]:
         rows = torch.cat([rows for rows, _ in found]).unique().tolist() if found else []
         return dict(zip(rows, self.snapshot.take(rows, self.store.metadata_columns()), strict=True))
 
 
-def _ranked(
-    found: tuple[Tensor, Tensor], records: dict[int, dict[str, Any]], top_k: int, groups: np.ndarray | None
+def ranked_records(
+    records: Sequence[dict[str, Any]], scores: Sequence[float], top_k: int, column: str | None
 ) -> Ranked:
-    rows, scores = (values.tolist() for values in found)
-    order = sorted(range(len(rows)), key=lambda index: (-scores[index], records[rows[index]]["id"]))
+    """
+    The best records with their scores; equal scores rank by id.
+
+    Args:
+        records (`Sequence[dict]`): the columns of the images that were found.
+        scores (`Sequence[float]`): their scores.
+        top_k (`int`): how many to keep.
+        column (`str`, *optional*): a column of which each value is to appear once; images without a value stand for
+            themselves.
+    """
     ranked, seen = [], set()
-    for index in order:
-        if groups is not None:
-            group = int(groups[rows[index]])
-            if group in seen:
+    for record, score in sorted(zip(records, scores, strict=True), key=lambda pair: (-pair[1], pair[0]["id"])):
+        if column is not None and record[column] is not None:
+            if record[column] in seen:
                 continue
-            seen.add(group)
-        ranked.append((records[rows[index]], scores[index]))
+            seen.add(record[column])
+        ranked.append((record, score))
         if len(ranked) == top_k:
             break
     return ranked
