@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from scmm.cli import index, retrieval, search, training
+from scmm.cli import index, retrieval, search, serve, training
 
 
 app = typer.Typer(
@@ -15,7 +15,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for group in (training, retrieval, index, search):
+for group in (training, retrieval, index, search, serve):
     app.add_typer(group.app)
 
 

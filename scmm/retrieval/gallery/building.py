@@ -208,7 +208,7 @@ def _record_hashes(table: pa.Table) -> list[str]:
     return hashes
 
 
-def _read_file(path: str | None, identifier: str) -> bytes:
+def read_file(path: str | None, identifier: str) -> bytes:
     """The content of a file, if it is one that can be an image."""
     if path is None:
         raise ImageError(f"{identifier}: the source has neither the image nor its path")
@@ -221,6 +221,11 @@ def _read_file(path: str | None, identifier: str) -> bytes:
         return file.read()
 
 
+def content_hash(content: bytes) -> str:
+    """What tells one image file from another."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
 def _read_ahead(source: Source, known: _Known, processor: SCMMProcessor, ahead: int) -> Generator[_Item]:
     """The items in the source's order, some being read by threads while the model computes."""
     ids = source.table["id"].to_pylist()
@@ -229,8 +234,8 @@ def _read_ahead(source: Source, known: _Known, processor: SCMMProcessor, ahead: 
     def read(row: int) -> _Item:
         try:
             encoded = source.embedded(row)
-            content = _read_file(paths[row], ids[row]) if encoded is None else encoded
-            item = _Item(row, hashlib.blake2b(content, digest_size=16).hexdigest())
+            content = read_file(paths[row], ids[row]) if encoded is None else encoded
+            item = _Item(row, content_hash(content))
             if item.content_hash != known.content_hash(ids[row]):
                 stream = io.BytesIO(content)
                 stream.name = paths[row] or ids[row]  # for messages

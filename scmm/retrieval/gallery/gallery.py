@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scmm.modeling_scmm import SCMMModel
-from scmm.processing import SCMMProcessor
+from scmm.processing import ImageError, SCMMProcessor
 from scmm.retrieval.checkpoints import load_dual_encoder
 from scmm.retrieval.gallery.approximate import RecallReport
-from scmm.retrieval.gallery.building import AddReport, add_source
+from scmm.retrieval.gallery.building import AddReport, add_source, content_hash, read_file
 from scmm.retrieval.gallery.columns import KNOWN_COLUMNS, parse_value
 from scmm.retrieval.gallery.filters import Filter
 from scmm.retrieval.gallery.identity import ModelIdentity, identify
@@ -334,6 +334,29 @@ class Gallery:
         """
         return _hit(self._record(id, self._store.metadata_columns()), 1.0)
 
+    def read_image(self, id: str) -> bytes:
+        """
+        The encoded image of an id, as it was when it was indexed.
+
+        Args:
+            id (`str`): its id.
+
+        Returns:
+            `bytes`: the content of its file.
+
+        Raises:
+            GalleryError: if there is no image with this id, or it is older than the retention.
+            ImageError: if its file has changed since, or the image was within a data set.
+            OSError: if its file is gone.
+        """
+        record = self._record(id, ["path", "time", "content_hash"])
+        if self._is_expired(record["time"]):
+            raise GalleryError(f"{self.path} has no image with the id {id!r}.")
+        content = read_file(record["path"], id)
+        if content_hash(content) != record["content_hash"]:
+            raise ImageError(f"{record['path']} has changed since it was indexed: add its folder again.")
+        return content
+
     def search(
         self,
         query: AnyQuery,
@@ -520,6 +543,10 @@ class Gallery:
         rows = view.snapshot.row_ids[view.expired(self.retention_days)]
         self._store.delete(rows)
         return len(rows)
+
+    def _is_expired(self, time: datetime | None) -> bool:
+        days = self.retention_days
+        return time is not None and days is not None and time < datetime.now(UTC) - timedelta(days=days)
 
     def _record(self, id: str, columns: Sequence[str]) -> dict[str, Any]:
         def find(view: View) -> dict[str, Any]:
