@@ -2,7 +2,7 @@
 
 import unicodedata
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -43,8 +43,9 @@ def explain(
 
     The regions come from the cross-modal decoder where the model has one: each word is hidden in turn, as in training,
     and the map is where the decoder looks to guess it ([`attention_maps`]). The dual encoder alone is asked which
-    patches speak for what the word adds to the sentence's embedding ([`gradient_maps`]). Both are reconstructions: they
-    say where the model looks, not that it is right.
+    patches speak for what the word adds to the sentence's embedding ([`gradient_maps`]). Both are reconstructions:
+    they say where the model looks, not that it is right, and a patch of the background in which the model keeps
+    something about the whole image may stand out.
 
     Args:
         model ([`SCMMModel`] or [`SCMMForPreTraining`]): in evaluation mode.
@@ -79,6 +80,7 @@ def explain(
     words = _words(sentence, encoded)
     if not words:
         raise ValueError("The sentence has no words to explain.")
+    vision_config: Any = encoder.config.vision_config
     input_ids = torch.tensor(encoded["input_ids"], device=encoder.device)
     pixels = load_pixels(image, processor.image_processor)[None].to(encoder.device)
     pixel_values = normalize_pixels(pixels, processor.image_processor)
@@ -87,7 +89,7 @@ def explain(
     with torch.no_grad():
         text = _text_embeds(encoder, [input_ids])
         without = _text_embeds(encoder, [_without(input_ids, places) for places in positions])
-    vision = encoder.get_image_features(pixel_values, output_hidden_states=True)
+    vision: Any = encoder.get_image_features(pixel_values, output_hidden_states=True)
     image_embed = F.normalize(vision.pooler_output[0], dim=-1)
     directions = text - without
     if isinstance(model, SCMMForPreTraining):
@@ -95,11 +97,10 @@ def explain(
     else:
         # What the last layer receives: its output at the patches reaches the embedding no more.
         maps = gradient_maps(directions @ image_embed, vision.hidden_states[-2])
-    grid = encoder.config.vision_config.grid_size
     return Explanation(
         words=[word for word, _ in words],
         shares=(directions @ image_embed).detach().cpu(),
-        maps=_scaled(maps).reshape(-1, *grid).cpu(),
+        maps=_scaled(maps).reshape(-1, *vision_config.grid_size).cpu(),
         score=float((text @ image_embed).detach()),
         method="attention" if isinstance(model, SCMMForPreTraining) else "gradient",
     )
@@ -140,9 +141,10 @@ def attention_maps(
     Returns:
         `torch.Tensor` of shape `(words, patches)`.
     """
+    text_config: Any = model.config.text_config
     masked = input_ids.repeat(len(positions), 1)
     for row, places in enumerate(positions):
-        masked[row, places] = model.config.text_config.mask_token_id
+        masked[row, places] = text_config.mask_token_id
     text_states = model.scmm.get_text_features(masked).last_hidden_state
     model.decoder.set_attn_implementation("eager")  # the others do not say where they look
     decoded = model.decoder(text_states, image_states.expand(len(positions), -1, -1), output_attentions=True)
@@ -150,8 +152,8 @@ def attention_maps(
     return torch.stack([attention[row, places].mean(dim=0)[1:] for row, places in enumerate(positions)])
 
 
-def _words(sentence: str, encoded) -> list[tuple[str, list[int]]]:
-    """The words with the places of their tokens; what the tokenizer separates without a space is put together again."""
+def _words(sentence: str, encoded: Any) -> list[tuple[str, list[int]]]:
+    """The words with the places of their tokens. What the tokenizer splits without a space is put together again."""
     words: list[tuple[int, int, list[int]]] = []
     for place, (word, (start, end)) in enumerate(zip(encoded.word_ids(), encoded["offset_mapping"], strict=True)):
         if word is None or end == start:
@@ -178,8 +180,8 @@ def _without(input_ids: Tensor, places: list[int]) -> Tensor:
 
 def _text_embeds(encoder: SCMMModel, sentences: list[Tensor]) -> Tensor:
     """Sentences of different lengths, padded to one batch: `(sentences, projection_dim)`, normalized."""
-    padding = encoder.config.text_config.pad_token_id
-    input_ids = torch.nn.utils.rnn.pad_sequence(sentences, batch_first=True, padding_value=padding)
+    config: Any = encoder.config.text_config
+    input_ids = torch.nn.utils.rnn.pad_sequence(sentences, batch_first=True, padding_value=config.pad_token_id)
     lengths = torch.tensor([len(sentence) for sentence in sentences], device=input_ids.device)
     mask = (torch.arange(input_ids.shape[1], device=input_ids.device) < lengths[:, None]).long()
     return F.normalize(encoder.get_text_features(input_ids, mask).pooler_output, dim=-1)

@@ -8,11 +8,10 @@ from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-from scmm.app.guard import MAX_UPLOADED, BasicAuth, BodyLimit, BusyError, Gate, SafeHeaders
+from scmm.app.guard import MAX_UPLOAD, BasicAuth, BodyLimit, BusyError, Gate, SafeHeaders
 from scmm.app.page import CSS, build_page
-from scmm.app.service import MAX_RESULTS, MAX_SENTENCE, Found, Search, SearchService, to_record
+from scmm.app.service import MAX_RESULTS, MAX_SENTENCE, Found, NoSuchImageError, Search, SearchService, to_record
 from scmm.processing import ImageError
-from scmm.retrieval.gallery import GalleryError
 
 
 # The names under which a browser on this machine may ask: another name that leads here is another site's trick.
@@ -58,7 +57,7 @@ def create_app(
         footer_links=[],
         run_history=False,
         show_error=False,
-        max_file_size=MAX_UPLOADED,
+        max_file_size=MAX_UPLOAD,
         ssr_mode=False,
         enable_monitoring=False,
         mcp_server=False,
@@ -79,9 +78,9 @@ def _add_routes(app: FastAPI, service: SearchService, gate: Gate) -> None:
     async def busy(request: Request, error: Exception) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 503, {"Retry-After": "2"})
 
-    @app.exception_handler(GalleryError)
+    @app.exception_handler(NoSuchImageError)
     async def unknown(request: Request, error: Exception) -> JSONResponse:
-        return JSONResponse({"detail": "The gallery has no such image."}, 404)
+        return JSONResponse({"detail": str(error)}, 404)
 
     @app.exception_handler(OSError)
     @app.exception_handler(ImageError)

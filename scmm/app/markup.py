@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
@@ -43,7 +44,11 @@ def results_html(found: Found) -> str:
     link = "" if found.search.picture is not None else found.search.link()
     count = len(found.hits)
     said = f"{count} image{'' if count == 1 else 's'}" if count else "No image meets the conditions"
-    parts = [f'<div class="scmm-results" data-link="{escape(link)}">', '<p class="scmm-said" role="status">']
+    sentence = escape(found.search.q.strip())
+    parts = [
+        f'<div class="scmm-results" data-link="{escape(link)}" data-sentence="{sentence}">',
+        '<p class="scmm-said" role="status">',
+    ]
     parts.append(f"<span>{said} {_subject(found)}</span>")
     if link:
         parts.append(f' <a href="{escape(link)}">Link to this search</a>')
@@ -63,12 +68,13 @@ def message_html(message: str, kind: str = "alert") -> str:
 
 def detail_html(hit: Hit, sentence: str, explanation: Explanation | None, problem: str = "") -> str:
     """A dialog with one image, what is known of it, and why it was found."""
+    if explanation is not None:
+        hit = replace(hit, score=explanation.score)
     parts = ['<dialog class="scmm-detail" aria-label="One image and why it was found">']
     parts.append('<form method="dialog"><button type="submit" class="scmm-close" aria-label="Close">✕</button></form>')
     parts.append(f'<div class="scmm-detail-top">{_picture(hit, "The image")}<div>')
-    parts.append(
-        f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(value)}</dd>' for name, value in _facts(hit))}</dl>"
-    )
+    facts = _facts(hit) if explanation is not None else _facts(hit)[1:]  # without a sentence there is no score
+    parts += ["<dl>", *(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts), "</dl>"]
     parts.append(_like_button(hit))
     parts.append("</div></div>")
     if problem:
@@ -98,16 +104,16 @@ def _subject(found: Found) -> str:
 
 
 def _crop(rank: int, hit: Hit, has_words: bool) -> str:
-    about = " · ".join(escape(value) for name, value in _facts(hit) if name in ("camera", "time", "person"))
-    said = ", ".join(
-        [f"Result {rank}", f"score {hit.score:.3f}", *(f"{name} {value}" for name, value in _facts(hit)[1:4])]
-    )
+    facts = dict(_facts(hit)[:-1])
+    about = [escape(f"{name} {facts[name]}") for name in ("camera", "person") if name in facts]
+    about += [escape(facts["time"].removesuffix(" UTC"))] * ("time" in facts)
+    said = ", ".join([f"Result {rank}", *(f"{name} {value}" for name, value in facts.items())])
     opens = "Open it and see why." if has_words else "Open it."
     return (
         f'<li><button type="button" class="scmm-open" data-event="open_image" data-id="{escape(hit.id)}">'
         f"{_picture(hit, f'{said}. {opens}')}</button>"
         f'<p class="scmm-line"><b>{rank}</b><span>{hit.score:.3f}</span></p>'
-        f'<p class="scmm-about">{about}</p>{_like_button(hit)}</li>'
+        f'<p class="scmm-about">{"<br>".join(about)}</p>{_like_button(hit)}</li>'
     )
 
 
@@ -137,14 +143,14 @@ def _shown(value: Any) -> str:
 
 def _why(hit: Hit, sentence: str, explanation: Explanation) -> str:
     how = (
-        "Where the model looks to guess the word when it is hidden from it."
+        "Bright is where the model looks to guess the word when it is hidden from it."
         if explanation.method == "attention"
-        else "Which regions speak for the word, to first order."
+        else "Bright is what speaks for the word, as far as the gradient tells."
     )
     parts = [
         "<h3>Which regions answer which word</h3>",
-        f"<p>“{escape(sentence)}” scores {explanation.score:.3f}. The number below a word says by how much the score "
-        f"would fall without it. {how} The darker, the less.</p>",
+        f"<p>“{escape(sentence)}” scores {explanation.score:.3f}; below each word stands how much of it would be lost "
+        f"without the word. {how}</p>",
         '<ul class="scmm-words">',
     ]
     for word, share, values in zip(explanation.words, explanation.shares.tolist(), explanation.maps, strict=True):
@@ -159,7 +165,7 @@ def _why(hit: Hit, sentence: str, explanation: Explanation) -> str:
 
 def _veil(values: Tensor) -> str:
     """A veil that covers what does not answer the word, as a PNG in a data URI; the browser smooths it."""
-    alpha = np.rint(235 * (1 - values.numpy())).astype(np.uint8)
+    alpha = np.rint(190 * (1 - values.numpy())).astype(np.uint8)
     image = np.empty((*alpha.shape, 4), np.uint8)
     image[..., :3], image[..., 3] = _VEIL, alpha
     file = io.BytesIO()

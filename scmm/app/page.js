@@ -4,7 +4,8 @@ const EVENTS = ['open_image', 'more_like_this'];
 element.addEventListener('click', (click) => {
   const button = click.target.closest('[data-event]');
   if (button && EVENTS.includes(button.dataset.event)) {
-    trigger(button.dataset.event, { id: button.dataset.id, sentence: window.location.search });
+    const sentence = button.closest('[data-sentence]')?.dataset.sentence ?? '';
+    trigger(button.dataset.event, { id: button.dataset.id, sentence });
   }
 });
 

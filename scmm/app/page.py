@@ -17,7 +17,6 @@ EXAMPLES = [
     "a woman in a red coat with a black backpack",
     "a man wearing a blue jacket and gray trousers",
     "a person with a hat and a striped shirt",
-    "a woman in a long green skirt",
 ]
 
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
@@ -44,7 +43,9 @@ def build_page(service: SearchService, gate: Gate) -> gr.Blocks:
     with gr.Blocks(title="scmm: person search", analytics_enabled=False, delete_cache=_DELETE_CACHE) as page:
         like = gr.State("")
         gr.HTML(
-            f"<h1>Find a person from a sentence</h1><p>{facets['images']:,} images · {escape(Path(facets['model']).name)}</p>",
+            "<h1>Find a person from a sentence</h1>"
+            f"<p>{facets['images']:,} images in {escape(service.gallery.path.name)} · "
+            f"model {escape(facets['model'])}</p>",
             elem_classes="scmm-head",
         )
         with gr.Row(elem_classes="scmm-ask"):
@@ -54,7 +55,7 @@ def build_page(service: SearchService, gate: Gate) -> gr.Blocks:
                 max_length=MAX_SENTENCE,
                 max_lines=4,
                 scale=5,
-                autofocus=True,
+                min_width=280,
                 elem_id="sentence",
             )
             button = gr.Button("Search", variant="primary", scale=1, min_width=120, elem_id="search")
@@ -102,7 +103,7 @@ def build_page(service: SearchService, gate: Gate) -> gr.Blocks:
 
         async def search(like_id: str, *values: Any) -> tuple[str, str]:
             """A new sentence or picture takes the place of the image that was searched with."""
-            text, uploaded = values[0], values[-1]
+            text, uploaded = values[0] or "", values[-1]
             like_id = "" if text.strip() or uploaded else like_id
             return like_id, await find(lambda: _to_search(like_id, *values))
 
@@ -122,7 +123,7 @@ def build_page(service: SearchService, gate: Gate) -> gr.Blocks:
             shown = [params.get(name, "") for name in ("q", "after", "before", "like")]
             text, since, until, like_id = (value[:MAX_SENTENCE] for value in shown)
             count = params.get("top_k", "")
-            values = [
+            values: list[Any] = [
                 text,
                 params.getlist("camera"),
                 since,
@@ -167,10 +168,9 @@ def _to_search(
     )
 
 
-def _detail(service: SearchService, id: str, search_link: str) -> str:
+def _detail(service: SearchService, id: str, sentence: str) -> str:
     """One image; if it was found by a sentence, with its score and the reasons."""
-    sentence = QueryParams(search_link.removeprefix("?")).get("q", "").strip()
-    hit, explanation, problem = service.gallery.get(id), None, ""
+    hit, explanation, problem = service.get(id), None, ""
     if sentence and is_there(hit):
         try:
             explanation = service.why(id, sentence)

@@ -1,6 +1,5 @@
 """Runs the web application until it is interrupted."""
 
-import logging
 import os
 import tempfile
 from ipaddress import ip_address
@@ -10,8 +9,6 @@ import uvicorn
 
 from scmm.app.service import SearchService
 
-
-logger = logging.getLogger(__name__)
 
 # Each open page holds a few connections. Beyond this, the server answers 503 at once.
 _MAX_CONNECTIONS = 256
@@ -43,9 +40,8 @@ def run_server(service: SearchService, *, host: str, port: int, auth: tuple[str,
         )
         with config.bind_socket() as socket:
             address = f"[{host}]" if ":" in host else host
-            print(
-                f"Searching {len(service.gallery):,} images at http://{address}:{socket.getsockname()[1]}", flush=True
-            )
+            url = f"http://{address}:{socket.getsockname()[1]}"
+            print(f"Searching {len(service.gallery):,} images at {url} (Ctrl+C ends it)", flush=True)
             uvicorn.Server(config).run([socket])
 
 

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from scmm.analysis.why import Explanation, explain
 from scmm.modeling_scmm import SCMMForPreTraining
 from scmm.processing import load_image
-from scmm.retrieval.gallery import Filter, Gallery, Hit, Query
+from scmm.retrieval.gallery import Filter, Gallery, GalleryError, Hit, Query
 
 
 logger = logging.getLogger(__name__)
@@ -20,6 +20,10 @@ MAX_SENTENCE = 1000  # characters; a model takes about 300
 MAX_RESULTS = 100
 # The longer side of the images that are shown: enough for a crop, and a bound for what is sent.
 SHOWN_SIDE = 640
+
+
+class NoSuchImageError(ValueError):
+    """The gallery has no image with an id that was asked for."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Search:
     group_by: str = ""
     picture: bytes | None = field(default=None, repr=False)
 
-    def link(self, **changes: str) -> str:
+    def link(self) -> str:
         """
         The query string that reproduces the search.
 
@@ -60,12 +64,10 @@ class Search:
 
         ```
         """
-        values = {
-            name: getattr(self, name) for name in ("q", "like", "camera", "after", "before", "top_k", "group_by")
-        }
-        values = {**values, **changes}
-        if values["top_k"] == Search.top_k:
-            values["top_k"] = ""
+        names = ("q", "like", "camera", "after", "before", "top_k", "group_by")
+        values = {name: getattr(self, name) for name in names}
+        if self.top_k == Search.top_k:
+            del values["top_k"]
         return "?" + urlencode({name: value for name, value in values.items() if value}, doseq=True)
 
 
@@ -114,6 +116,8 @@ class SearchService:
             raise ValueError(f"The sentence has {len(sentence)} characters; {MAX_SENTENCE} are the most.")
         if not 1 <= search.top_k <= MAX_RESULTS:
             raise ValueError(f"top_k must be from 1 to {MAX_RESULTS}, got {search.top_k}.")
+        if search.like:
+            self.get(search.like)
         if self.log_queries:
             logger.info("search %s", search.link())
         where = Filter(cameras=search.camera or None, after=search.after or None, before=search.before or None)
@@ -130,7 +134,7 @@ class SearchService:
         An image of the gallery as a JPEG file, made small and without the camera's notes.
 
         Raises:
-            GalleryError: if the gallery has no such image.
+            NoSuchImageError: if the gallery has no such image.
             ImageError, OSError: if its file is gone, has changed since it was indexed, or cannot be read.
         """
         image = load_image(self._content(id))
@@ -153,7 +157,7 @@ class SearchService:
         return explain(model, self.gallery.processor, sentence, self._content(id))
 
     def facets(self) -> dict[str, Any]:
-        """What the page offers: the `images`' number, the `cameras`, and whether `time` and `persons` are known."""
+        """How many images and persons, the cameras, the oldest and the newest time, and the model's name."""
         stats = self.gallery.stats()
         return {
             "images": stats["images"],
@@ -161,12 +165,26 @@ class SearchService:
             "oldest": stats["oldest"],
             "newest": stats["newest"],
             "persons": stats["persons"],
-            "model": self.gallery.identity.name,
+            "model": Path(self.gallery.identity.name).name,
         }
+
+    def get(self, id: str) -> Hit:
+        """
+        What is known of an image.
+
+        Raises:
+            NoSuchImageError: if the gallery has no such image.
+        """
+        try:
+            return self.gallery.get(id)
+        except GalleryError:
+            raise NoSuchImageError("The gallery has no such image.") from None
 
     def _content(self, id: str) -> bytes:
         try:
             return self.gallery.read_image(id)
+        except GalleryError:
+            raise NoSuchImageError("The gallery has no such image.") from None
         except FileNotFoundError:
             raise FileNotFoundError("The image's file is no longer there.") from None
 

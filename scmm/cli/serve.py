@@ -1,5 +1,6 @@
 """`scmm serve`: a page and a JSON API to search in a gallery."""
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -48,6 +49,11 @@ def serve(
     import_extra("gradio", "app")
     from scmm.app.server import run_server
 
+    if log_queries:
+        logging.basicConfig(format="%(asctime)s %(message)s")
+        logging.getLogger("scmm.app").setLevel(logging.INFO)
+    if credentials is None and host not in ("127.0.0.1", "::1", "localhost"):
+        typer.echo(f"Anybody who reaches {host} can search: there is no password (--auth).", err=True)
     run_server(_service(gallery, model, log_queries), host=host, port=port, auth=credentials)
 
 

@@ -71,6 +71,7 @@ def load_decoder(
     """
     if SCMMForPreTraining.__name__ not in (encoder.config.architectures or ()):
         return None
-    model = SCMMForPreTraining.from_pretrained(checkpoint, **({} if revision is None else {"revision": revision}))
+    options: dict[str, Any] = {} if revision is None else {"revision": revision}
+    model = SCMMForPreTraining.from_pretrained(checkpoint, **options)
     model.scmm = encoder  # not twice in memory
     return model.to(encoder.device).eval()
