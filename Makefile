@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUTPUT_DIR ?= runs/demo
 SEED ?= 0
 
-.PHONY: install demo test format
+.PHONY: install demo test test-browser format
 
 install: $(VENV)/installed
 
@@ -23,6 +23,11 @@ test: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ty check
 	$(BIN)/python -m pytest
+
+# The page in a real browser: needs Debian's package chromium, or another one that SCMM_CHROMIUM names.
+test-browser: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,test-browser]"
+	$(BIN)/python -m pytest tests/app/test_app_browser.py
 
 format: install
 	$(BIN)/ruff check --fix .

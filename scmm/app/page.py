@@ -91,7 +91,7 @@ def build_page(service: SearchService, gate: Gate) -> gr.Blocks:
                 height=220,
                 elem_id="picture",
             )
-        results = gr.HTML(js_on_load=_JS, elem_id="results")
+        results = gr.HTML(_WELCOME, js_on_load=_JS, elem_id="results")
         detail = gr.HTML(js_on_load=_JS, elem_id="detail")
 
         asked = [sentence, cameras, after, before, top_k, each_person, picture]
@@ -117,9 +117,11 @@ def build_page(service: SearchService, gate: Gate) -> gr.Blocks:
         async def open_image(event: gr.EventData) -> str:
             return await _answer(lambda: _detail(service, event.id, event.sentence), gate)
 
-        async def follow_link(address: str) -> list[Any]:
+        async def follow_link(address: str) -> Any:
             """What the page's address asks for: in the fields, and searched for."""
             params = QueryParams(address.removeprefix("?"))
+            if not (params.get("q") or params.get("like")):
+                return gr.skip()  # somebody may be typing already
             shown = [params.get(name, "") for name in ("q", "after", "before", "like")]
             text, since, until, like_id = (value[:MAX_SENTENCE] for value in shown)
             count = params.get("top_k", "")
@@ -131,8 +133,7 @@ def build_page(service: SearchService, gate: Gate) -> gr.Blocks:
                 min(max(int(count), 1), MAX_RESULTS) if count.isdecimal() else Search.top_k,
                 params.get("group_by") == "person",
             ]
-            found = await find(lambda: _to_search(like_id, *values, None)) if text or like_id else _WELCOME
-            return [like_id, *values, found]
+            return [like_id, *values, await find(lambda: _to_search(like_id, *values, None))]
 
         gr.on([sentence.submit, button.click], search, [like, *asked], [like, results], **options)
         examples.load_input_event.then(search, [like, *asked], [like, results], **options)
