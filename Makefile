@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUTPUT_DIR ?= runs/demo
 SEED ?= 0
 
-.PHONY: install demo test test-browser format
+.PHONY: install demo test test-slow test-browser format
 
 install: $(VENV)/installed
 
@@ -23,6 +23,9 @@ test: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ty check
 	$(BIN)/python -m pytest
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
 
 # The page in a real browser: needs Debian's package chromium, or another one that SCMM_CHROMIUM names.
 test-browser: install

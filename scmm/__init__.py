@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from .retrieval.encode import encode_dataset
     from .retrieval.gallery import Gallery
     from .retrieval.metrics import retrieval_metrics
-    from .trainer import SCMMTrainer, SCMMTrainingArguments
+    from .trainer import SCMMTrainer
+    from .training_arguments import SCMMTrainingArguments
 
 __version__ = "0.1.0"
 
@@ -37,7 +38,7 @@ _MODULE_OF = {
     "SCMMProcessor": "processing",
     "SCMMTextConfig": "configuration",
     "SCMMTrainer": "trainer",
-    "SCMMTrainingArguments": "trainer",
+    "SCMMTrainingArguments": "training_arguments",
     "SCMMVisionConfig": "configuration",
     "encode_dataset": "retrieval.encode",
     "load_benchmark": "data.benchmarks",

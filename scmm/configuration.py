@@ -75,7 +75,11 @@ class SCMMVisionConfig(PreTrainedConfig):
         image_size (`list[int]`, `tuple[int, int]` or `int`, defaults to `[384, 128]`):
             Height and width in pixels; an integer means a square. Stored as `[height, width]`.
         patch_size (`int`, defaults to 16):
-            Side of a square patch in pixels; it divides both sides of the image.
+            Side of a square patch in pixels.
+        patch_stride (`int`, *optional*):
+            Pixels from one patch to the next. By default `patch_size`: patches tile the image and divide its sides. A
+            smaller stride makes them overlap. Given a stride, pixels at the right and lower edge that do not fill a
+            patch are left out.
         hidden_size, intermediate_size, num_hidden_layers, num_attention_heads (`int`):
             The transformer's dimensions.
         position_initializer_range (`float`, defaults to 0.02):
@@ -83,7 +87,7 @@ class SCMMVisionConfig(PreTrainedConfig):
             has only minutes to learn tells top from bottom sooner with a larger one.
 
     Raises:
-        `huggingface_hub.errors.StrictDataclassError`: if the patch does not divide the image.
+        `huggingface_hub.errors.StrictDataclassError`: if the patches do not fit the image.
 
     Example:
 
@@ -91,6 +95,8 @@ class SCMMVisionConfig(PreTrainedConfig):
     >>> from scmm import SCMMVisionConfig
     >>> SCMMVisionConfig(image_size=(384, 128), patch_size=16).grid_size
     (24, 8)
+    >>> SCMMVisionConfig(image_size=(384, 128), patch_size=16, patch_stride=12).grid_size
+    (31, 10)
 
     ```
     """
@@ -105,6 +111,7 @@ class SCMMVisionConfig(PreTrainedConfig):
     num_channels: int = 3
     image_size: list[int] | tuple[int, int] | int = (384, 128)
     patch_size: int = 16
+    patch_stride: int | None = None
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float | int = 1e-5
     attention_dropout: float | int = 0.0
@@ -121,17 +128,29 @@ class SCMMVisionConfig(PreTrainedConfig):
     @property
     def grid_size(self) -> tuple[int, int]:
         """`tuple[int, int]`: patches down and across."""
-        height, width = self.image_size
-        return height // self.patch_size, width // self.patch_size
+        stride = self.patch_stride or self.patch_size
+        height, width = ((side - self.patch_size) // stride + 1 for side in self.image_size)
+        return height, width
 
     def validate_architecture(self):
-        """Checks the heads and that patches tile the image (called by `@strict`)."""
+        """Checks the heads and that the patches fit the image (called by `@strict`)."""
         _check_heads("vision_config", self.hidden_size, self.num_attention_heads)
         sides = self.image_size if isinstance(self.image_size, list | tuple) else [self.image_size] * 2
-        if len(sides) != 2 or self.patch_size < 1 or any(side < 1 or side % self.patch_size for side in sides):
+        if self.patch_stride is not None:
+            if not 1 <= self.patch_stride <= self.patch_size:
+                raise ValueError(
+                    f"vision_config: patch_stride ({self.patch_stride}) must be from 1 to patch_size "
+                    f"({self.patch_size})."
+                )
+            if len(sides) != 2 or any(side < self.patch_size for side in sides):
+                raise ValueError(
+                    f"vision_config: image_size {self.image_size} (height, width) must be two numbers that are no "
+                    f"smaller than patch_size ({self.patch_size})."
+                )
+        elif len(sides) != 2 or self.patch_size < 1 or any(side < 1 or side % self.patch_size for side in sides):
             raise ValueError(
                 f"vision_config: image_size {self.image_size} (height, width) must be two positive multiples of "
-                f"patch_size ({self.patch_size})."
+                f"patch_size ({self.patch_size}), unless a patch_stride is given."
             )
 
 
@@ -210,6 +229,16 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+# The classes that remote code gives to each auto class. transformers would add only the one that is saved, and the
+# trainer's checkpoints are meant to load as the dual encoder as well.
+AUTO_MAP = {
+    "AutoConfig": "configuration.SCMMConfig",
+    "AutoModel": "modeling_scmm.SCMMModel",
+    "AutoModelForPreTraining": "modeling_scmm.SCMMForPreTraining",
+    "AutoModelForZeroShotImageClassification": "modeling_scmm.SCMMModel",
+}
+
+
 @strict
 class SCMMConfig(PreTrainedConfig):
     """
@@ -257,6 +286,7 @@ class SCMMConfig(PreTrainedConfig):
             if value is None or isinstance(value, dict):
                 setattr(self, name, config_class(**(value or {})))
         super().__post_init__(**kwargs)
+        self.auto_map = dict(AUTO_MAP)  # loaded from the Hub, it names that repository, which a copy must not need
 
     @classmethod
     def from_preset(cls, name: str, **overrides) -> "SCMMConfig":

@@ -131,7 +131,8 @@ class SCMMVisionEmbeddings(nn.Module):
         rows, columns = config.grid_size
         width, std = config.hidden_size, config.initializer_range * config.initializer_factor
         self.class_embedding = nn.Parameter(torch.empty(width))
-        patches = nn.Conv2d(config.num_channels, width, config.patch_size, stride=config.patch_size, bias=False)
+        stride = config.patch_stride or config.patch_size
+        patches = nn.Conv2d(config.num_channels, width, config.patch_size, stride=stride, bias=False)
         self.patch_embedding = _with_std(patches, std)
         position_std = config.position_initializer_range * config.initializer_factor
         self.position_embedding = _with_std(nn.Embedding(1 + rows * columns, width), position_std)
@@ -326,14 +327,15 @@ class SCMMPreTrainedModel(PreTrainedModel):
             name_or_path (`str`): a CLIP folder or Hub id.
             image_size (`tuple[int, int]` or `int`, defaults to `(384, 128)`):
                 Height and width in pixels, multiples of the checkpoint's patch size.
-            **config_overrides: other fields of [`SCMMConfig`], such as `decoder_config`.
+            **config_overrides: other fields of [`SCMMConfig`], such as `decoder_config`; of a sub-configuration only
+                the keys that it has.
 
         Returns:
             A model of this class in evaluation mode and float32, whose features equal `CLIPModel`'s where the image
             size is the checkpoint's own. [`SCMMForPreTraining`]'s decoder is newly initialized.
 
         Raises:
-            ValueError: if the checkpoint is not a CLIP model.
+            ValueError: if the checkpoint is not a CLIP model, or lacks some of its weights.
 
         Example:
 
@@ -386,7 +388,12 @@ class SCMMPreTrainedModel(PreTrainedModel):
             fields[name] = {**fields[name], **value} if isinstance(value, dict) and name in fields else value
         config = SCMMConfig(**fields)
 
-        state = CLIPModel.from_pretrained(name_or_path, dtype=torch.float32).state_dict()
+        clip, loading = CLIPModel.from_pretrained(name_or_path, dtype=torch.float32, output_loading_info=True)
+        if loading["missing_keys"]:
+            raise ValueError(
+                f"{name_or_path} lacks weights of a CLIP model: {', '.join(sorted(loading['missing_keys']))}"
+            )
+        state = clip.state_dict()
         tokens = state["text_model.embeddings.token_embedding.weight"]
         state["text_model.embeddings.token_embedding.weight"] = torch.cat([tokens, tokens.mean(0, keepdim=True)])
         positions = state["vision_model.embeddings.position_embedding.weight"]

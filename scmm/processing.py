@@ -478,3 +478,6 @@ def _gray_to_8_bits(image: Image.Image) -> Image.Image:
     gray = np.asarray(image).astype(np.float64)
     white = 65535 if gray.max() <= 65535 else 2**31 - 1
     return Image.fromarray(np.rint(gray.clip(min=0) * (255 / white)).astype(np.uint8))
+
+
+SCMMProcessor.register_for_auto_class()

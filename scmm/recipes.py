@@ -3,24 +3,32 @@
 import contextlib
 import dataclasses
 import difflib
+import math
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import numpy as np
 import yaml
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from huggingface_hub.dataclasses import type_validator
 from safetensors import SafetensorError
 from transformers import AutoConfig, HfArgumentParser, set_seed
+from transformers.utils import logging
 
 from scmm.caption_quality import CaptionQuality
 from scmm.configuration import SCMMConfig
 from scmm.data.benchmarks import load_benchmark
+from scmm.data.noise import count_other_person, noise_permutation, permute_captions, read_noise_file
 from scmm.modeling_scmm import SCMMForPreTraining
 from scmm.processing import SCMMProcessor
-from scmm.trainer import SCMMTrainer, SCMMTrainingArguments
+from scmm.trainer import SCMMTrainer
+from scmm.training_arguments import SCMMTrainingArguments
+
+
+logger = logging.get_logger(__name__)
 
 
 class RecipeError(ValueError):
@@ -31,9 +39,28 @@ class RecipeError(ValueError):
 class DataArguments:
     """Which data to train on."""
 
-    dataset: str = field(metadata={"help": "cuhk-pedes, icfg-pedes, rstpreid or paperdoll."})
-    data_root: str = field(metadata={"help": "The folder that contains the data set's own folder."})
+    dataset: str = field(metadata={"help": "cuhk-pedes, icfg-pedes, rstpreid, paperdoll, json or folder."})
+    data_root: str = field(metadata={"help": "The folder that contains the data set's own folder; of json the file."})
     eval_split: str = field(default="val", metadata={"help": "The split that selects the best checkpoint."})
+    hold_out_identities: int = field(
+        default=0, metadata={"help": "Training identities to make a validation split of, for a set without one."}
+    )
+    fields: dict | None = field(
+        default=None, metadata={"help": "Of json and folder: which key of a record holds what."}
+    )
+    image_root: str | None = field(default=None, metadata={"help": "Of json and folder: the folder of the images."})
+    noise_ratio: float = field(
+        default=0.0, metadata={"help": "Share of training captions that change places, drawn by the seed."}
+    )
+    noise_file: str | None = field(
+        default=None, metadata={"help": "Instead: a .npy file of one permutation of the training captions."}
+    )
+
+    def __post_init__(self):
+        if not 0 <= self.noise_ratio <= 1:
+            raise ValueError(f"noise_ratio must lie in [0, 1], got {self.noise_ratio}")
+        if self.noise_ratio and self.noise_file is not None:
+            raise ValueError("give either noise_ratio or noise_file: the file says by itself how much it moves")
 
 
 @dataclass
@@ -49,7 +76,13 @@ class ModelArguments:
         default="information", metadata={"help": "information, length, distinct or constant."}
     )
 
+    temperature: float | None = field(
+        default=None, metadata={"help": "What cosines are divided by at the start; null for the checkpoint's."}
+    )
+
     def __post_init__(self):
+        if self.temperature is not None and not 0.01 <= self.temperature <= 1:
+            raise ValueError(f"temperature must lie in [0.01, 1], got {self.temperature}")
         if (self.preset is None) == (self.model_name_or_path is None):
             raise ValueError("give either preset or model_name_or_path")
         if self.image_size is not None and len(self.image_size) != 2:
@@ -104,20 +137,20 @@ def parse_recipe(values: dict[str, Any], source: str = "recipe") -> Recipe:
         raise RecipeError(f"{source}: {' '.join(str(error).split())}") from None
 
 
-def read_recipe(path: str | os.PathLike, **overrides: Any) -> Recipe:
+def read_recipe(*paths: str | os.PathLike, **overrides: Any) -> Recipe:
     """
-    Reads a recipe from a YAML file.
+    Reads a recipe from a YAML file, or from several.
 
     Args:
-        path (`str` or `os.PathLike`): the file.
-        **overrides: values that replace those of the file; `None` leaves the file's.
+        *paths (`str` or `os.PathLike`): the files; the values of a later one replace those of the earlier ones.
+        **overrides: values that replace those of the files; `None` leaves the files'.
 
     Returns:
         As [`parse_recipe`].
 
     Raises:
-        RecipeError: if the file is not YAML, or as in [`parse_recipe`].
-        OSError: if the file cannot be read.
+        RecipeError: if a file is not YAML, or as in [`parse_recipe`].
+        OSError: if a file cannot be read.
 
     Example:
 
@@ -133,14 +166,26 @@ def read_recipe(path: str | os.PathLike, **overrides: Any) -> Recipe:
 
     ```
     """
+    values: dict[str, Any] = {}
+    for path in paths:
+        values.update(_read_yaml(Path(path)))
+    values.update({name: value for name, value in overrides.items() if value is not None})
+    return parse_recipe(values, source=recipe_name(paths))
+
+
+def recipe_name(paths: Sequence[str | os.PathLike]) -> str:
+    """How a recipe of one or several files is called in messages and results."""
+    return " + ".join(str(path) for path in paths)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError) as error:  # of an impossible date, say, or of bytes that are no UTF-8
         raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"{path} must be a list of `key: value` lines.")
-    values.update({name: value for name, value in overrides.items() if value is not None})
-    return parse_recipe(values, source=str(path))
+    return values
 
 
 def build_trainer(recipe: Recipe) -> tuple[SCMMTrainer, DatasetDict]:
@@ -157,17 +202,38 @@ def build_trainer(recipe: Recipe) -> tuple[SCMMTrainer, DatasetDict]:
         RecipeError, BenchmarkError, OSError: if data or model cannot be loaded.
     """
     data, model_args, args = recipe
-    splits = load_benchmark(data.dataset, data.data_root)
-    for split in ("train", data.eval_split):
-        if split not in splits:
-            raise RecipeError(
-                f"{data.dataset} in {data.data_root} has no split {split!r}, only {sorted(splits)}: set eval_split."
-            )
-    captions = [caption for captions in splits["train"]["captions"] for caption in captions]
+    splits = load_benchmark(
+        data.dataset,
+        data.data_root,
+        fields=data.fields,
+        image_root=data.image_root,
+        hold_out_identities=data.hold_out_identities,  # by one seed, whatever the run's: runs are selected alike
+    )
+    train_split, eval_split = splits["train"], splits[data.eval_split]
+    if data.noise_ratio or data.noise_file is not None:
+        train_split = splits["train"] = _add_noise(train_split, data, args)
+    captions = [caption for captions in train_split["captions"] for caption in captions]
     set_seed(args.seed)
-    processor, model = _build_model(model_args, args, captions, identities=len(set(splits["train"]["person_id"])))
-    trainer = SCMMTrainer(model, args, splits["train"], splits[data.eval_split], processing_class=processor)
+    processor, model = _build_model(model_args, args, captions, identities=len(set(train_split["person_id"])))
+    if model_args.temperature is not None:
+        model.scmm.logit_scale.data.fill_(-math.log(model_args.temperature))
+    trainer = SCMMTrainer(model, args, train_split, eval_split, processing_class=processor)
     return trainer, splits
+
+
+def _add_noise(train: Dataset, data: DataArguments, args: SCMMTrainingArguments) -> Dataset:
+    num_captions = sum(map(len, train["captions"][:]))
+    if data.noise_file is not None:
+        permutation = read_noise_file(data.noise_file, num_captions)
+    else:
+        permutation = noise_permutation(num_captions, data.noise_ratio, args.seed)
+    if args.should_log:
+        moved, other = int((permutation != np.arange(num_captions)).sum()), count_other_person(train, permutation)
+        logger.warning(
+            f"Noisy correspondence: of {num_captions} training captions {moved} stand beside another pair's image, "
+            f"{other} ({other / max(num_captions, 1):.1%}) beside another person's."
+        )
+    return permute_captions(train, permutation)
 
 
 def _build_model(

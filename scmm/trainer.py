@@ -1,25 +1,26 @@
 """SCMMTrainer: transformers' Trainer with SCMM's objective, its batches and the field's evaluation."""
 
-from dataclasses import dataclass, field
+import time
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import logging
 
 from scmm.data.collator import CaptionItems, SCMMDataCollator
-from scmm.data.samplers import LengthGroupedSampler
+from scmm.data.samplers import IdentityBalancedSampler, LengthGroupedSampler
 from scmm.data.transforms import TrainingAugmentation
 from scmm.distributed import gather_with_gradient
-from scmm.losses import SCMMLoss
+from scmm.hub.pushes import HubTrainer
 from scmm.optimizer import MuonHybrid
 from scmm.processing import SCMMProcessor
 from scmm.retrieval.encode import encode_dataset
 from scmm.retrieval.metrics import retrieval_metrics
+from scmm.training_arguments import SCMMTrainingArguments
 
 
 logger = logging.get_logger(__name__)
@@ -27,124 +28,14 @@ logger = logging.get_logger(__name__)
 COLLAPSED_COSINE = 0.99
 
 
-@dataclass
-class SCMMTrainingArguments(TrainingArguments):
-    """
-    transformers' [`TrainingArguments`] and what SCMM adds. Differing defaults: evaluate and save every epoch, keep the
-    checkpoint of the best rank-1 on the evaluation data, and keep the columns of the data set.
-
-    Args:
-        sew_weight, mcm_weight, align_weight, id_weight (`float`): weights of the terms, see [`SCMMLoss`]; 0 leaves a
-            term out.
-        align (`str`, *optional*): `"itc"` (default), `"sdm"`, `"cmpm"`, `"triplet"`, or `None`.
-        itc_targets, triplet_margin, margin_min, margin_max, margin_single, mining, tau, weight_cross, weight_single:
-            see [`SCMMLoss`].
-        sew_warmup_ratio (`float`, defaults to 0.0):
-            Share of all steps over which `sew_weight` rises linearly from 0. From random weights, hardest-mined sew
-            calibration makes all embeddings alike unless the alignment loss has a start of it.
-        mask_probability (`float`, defaults to 0.15): share of tokens to mask.
-        whole_word_masking (`bool`, defaults to `False`): masks whole words.
-        mask_global_branch (`bool`, defaults to `False`): lets the global branch see the masked caption.
-        flip_probability, crop_padding, erasing_probability: see [`~scmm.data.transforms.TrainingAugmentation`].
-        cache_images (`bool`, defaults to `False`): see [`SCMMDataCollator`].
-        learning_rate_multipliers (`dict[str, float]`, *optional*):
-            Factors on the learning rate of modules, by the module's name, such as `{"decoder": 5.0}` for what is newly
-            initialized.
-        muon_learning_rate (`float`, *optional*):
-            Trains the matrices inside the layers with Muon at this rate, and only the rest with `optim` and
-            `learning_rate`; see [`~scmm.optimizer.MuonHybrid`].
-
-    Raises:
-        ValueError: for an option out of its range, such as `margin_min` above `margin_max`.
-
-    Example:
-
-    ```python
-    >>> from scmm import SCMMTrainingArguments
-    >>> SCMMTrainingArguments(output_dir="runs/example", mcm_weight=0.5).metric_for_best_model
-    'rank1'
-
-    ```
-    """
-
-    sew_weight: float = field(default=4.0, metadata={"help": "Weight of the sew calibration loss."})
-    mcm_weight: float = field(default=1.0, metadata={"help": "Weight of masked caption modeling."})
-    align_weight: float = field(default=1.0, metadata={"help": "Weight of the alignment loss."})
-    id_weight: float = field(default=0.0, metadata={"help": "Weight of the identity classification loss."})
-    align: str | None = field(default="itc", metadata={"help": "itc, sdm, cmpm, triplet, or null for none."})
-    itc_targets: str = field(default="identity", metadata={"help": "identity or pair."})
-    triplet_margin: float = field(default=0.2, metadata={"help": "Margin of the triplet alignment loss."})
-    margin_min: float = field(default=0.1, metadata={"help": "Cross-modal margin of a caption of quality 0."})
-    margin_max: float = field(default=0.4, metadata={"help": "Cross-modal margin of a caption of quality 1."})
-    margin_single: float = field(default=0.2, metadata={"help": "Margin within a modality."})
-    mining: str = field(default="hardest", metadata={"help": "hardest, all or softplus."})
-    tau: float = field(default=0.1, metadata={"help": "Smoothness of softplus mining."})
-    weight_cross: float = field(default=1.0, metadata={"help": "Weight of sew's cross-modal terms."})
-    weight_single: float = field(default=1.0, metadata={"help": "Weight of sew's single-modal terms."})
-    sew_warmup_ratio: float = field(
-        default=0.0, metadata={"help": "Share of the steps over which sew_weight rises from 0."}
-    )
-    mask_probability: float = field(default=0.15, metadata={"help": "Share of caption tokens to mask."})
-    whole_word_masking: bool = field(default=False, metadata={"help": "Mask all tokens of a word or none."})
-    mask_global_branch: bool = field(default=False, metadata={"help": "Give the global branch the masked caption."})
-    flip_probability: float = field(default=0.5, metadata={"help": "How often to mirror an image."})
-    crop_padding: int = field(default=10, metadata={"help": "Pixels to pad before the random crop."})
-    erasing_probability: float = field(default=0.0, metadata={"help": "How often to erase a rectangle."})
-    cache_images: bool = field(default=False, metadata={"help": "Keep resized images in memory."})
-    learning_rate_multipliers: dict | None = field(
-        default=None, metadata={"help": "Factors on the learning rate by module name."}
-    )
-    muon_learning_rate: float | None = field(
-        default=None, metadata={"help": "Train the matrices inside the layers with Muon at this rate."}
-    )
-
-    # Defaults of transformers that do not fit retrieval.
-    eval_strategy: str = "epoch"
-    save_strategy: str = "epoch"
-    save_total_limit: int | None = 2
-    load_best_model_at_end: bool = True
-    metric_for_best_model: str | None = "rank1"
-    greater_is_better: bool | None = True
-    remove_unused_columns: bool = False
-    report_to: None | str | list[str] = "none"
-
-    def __post_init__(self):
-        super().__post_init__()
-        self.loss_function()  # checks its options
-        for name in ("sew_warmup_ratio", "mask_probability", "flip_probability", "erasing_probability"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must lie in [0, 1], got {getattr(self, name)}.")
-        if self.crop_padding < 0:
-            raise ValueError(f"crop_padding must not be negative, got {self.crop_padding}.")
-        if self.mcm_weight > 0 and self.mask_probability == 0:
-            raise ValueError("mask_probability is 0: there is nothing to model. Set mcm_weight to 0 as well.")
-
-    def loss_function(self) -> SCMMLoss:
-        """The objective that these arguments describe."""
-        return SCMMLoss(
-            sew_weight=self.sew_weight,
-            mcm_weight=self.mcm_weight,
-            align_weight=self.align_weight,
-            id_weight=self.id_weight,
-            align=self.align,  # ty: ignore[invalid-argument-type]
-            itc_targets=self.itc_targets,  # ty: ignore[invalid-argument-type]
-            triplet_margin=self.triplet_margin,
-            margin_min=self.margin_min,
-            margin_max=self.margin_max,
-            margin_single=self.margin_single,
-            mining=self.mining,  # ty: ignore[invalid-argument-type]
-            tau=self.tau,
-            weight_cross=self.weight_cross,
-            weight_single=self.weight_single,
-        )
-
-
-class SCMMTrainer(Trainer):
+class SCMMTrainer(HubTrainer):
     """
     Trains [`SCMMForPreTraining`] with the weighted objective of [`SCMMLoss`].
 
     Every log has each term by its name (`loss_sew`, `loss_mcm`, ...) and `contrastive_batch`, the number of pairs that
-    a loss compares: batch size times processes, which gradient accumulation does not enlarge. Evaluation embeds each
+    a loss compares: batch size times processes, which gradient accumulation does not enlarge. It also has `data_wait`,
+    the share of the steps' time since the last log in which training waited for its next batch: far above 0, images
+    are not decoded fast enough, which more `dataloader_num_workers` or `cache_images` mend. Evaluation embeds each
     image and each caption once and reports `eval_rank1`, `eval_mAP` and the others of
     [`~scmm.retrieval.metrics.retrieval_metrics`].
 
@@ -227,7 +118,9 @@ class SCMMTrainer(Trainer):
         self.loss_function = args.loss_function()
         self._term_sums: dict[str, Tensor] = {}
         self._num_terms = 0
+        self._step_started = self._waited = self._stepped = 0.0  # seconds
         self._collapse_warned = False
+        self.add_callback(_EndOfStep(self))
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(_ProgressBar)
         if train_dataset is not None:
@@ -252,8 +145,11 @@ class SCMMTrainer(Trainer):
         return super().train(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> torch.utils.data.Sampler | None:
-        if self.args.train_sampling_strategy == "group_by_length":
-            return LengthGroupedSampler(self.train_dataset, self.args.train_batch_size * self.args.world_size)
+        strategy, batch_size = self.args.train_sampling_strategy, self.args.train_batch_size * self.args.world_size
+        if strategy == "group_by_length":
+            return LengthGroupedSampler(self.train_dataset, batch_size)
+        if strategy == "identity_balanced":
+            return IdentityBalancedSampler(self.train_dataset, batch_size, self.args.images_per_identity)
         return super()._get_train_sampler(train_dataset)
 
     def _get_eval_sampler(self, eval_dataset: Any) -> torch.utils.data.Sampler | None:
@@ -275,9 +171,9 @@ class SCMMTrainer(Trainer):
     def _multiply_learning_rates(self, optimizer: torch.optim.Optimizer, multipliers: dict[str, float]) -> None:
         factor_of: dict[int, float] = {}
         for module, factor in multipliers.items():
-            found = [id(weight) for name, weight in self.model.named_parameters() if f".{module}." in f".{name}"]
+            found = [id(weight) for name, weight in self.model.named_parameters() if f".{module}." in f".{name}."]
             if not found:
-                raise ValueError(f"learning_rate_multipliers: the model has no module {module!r}.")
+                raise ValueError(f"learning_rate_multipliers: the model has no module or weight {module!r}.")
             factor_of.update(dict.fromkeys(found, float(factor)))
         groups = []
         for group in optimizer.param_groups:
@@ -286,6 +182,13 @@ class SCMMTrainer(Trainer):
                 if weights:
                     groups.append({**group, "params": weights, "lr": group["lr"] * factor})
         optimizer.param_groups = groups
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """As [`Trainer.get_batch_samples`], with a look at the clock: here training waits for its data."""
+        self._step_started = time.perf_counter()
+        batches = super().get_batch_samples(*args, **kwargs)
+        self._waited += time.perf_counter() - self._step_started
+        return batches
 
     def compute_loss(
         self,
@@ -329,10 +232,12 @@ class SCMMTrainer(Trainer):
         if "loss" in logs and self._num_terms:
             names = list(self._term_sums)
             means = torch.stack([self._term_sums[name] for name in names]) / self._num_terms
+            means = torch.cat([means, means.new_tensor([self._waited / max(self._stepped, 1e-9)])])
             means = self.accelerator.reduce(means, reduction="mean")
-            logs.update(dict(zip(names, means.tolist(), strict=True)))
+            logs.update(dict(zip([*names, "data_wait"], means.tolist(), strict=True)))
             logs["contrastive_batch"] = self.args.per_device_train_batch_size * self.args.world_size
             self._term_sums, self._num_terms = {}, 0
+            self._waited = self._stepped = 0.0
             self._warn_of_collapse(logs)
         super().log(logs, *args, **kwargs)
 
@@ -412,6 +317,16 @@ class _ProgressBar(ProgressCallback):
                 self.shown[label] = f"{logs[name]:.2f}"
         if self.training_bar is not None:
             self.training_bar.set_postfix(self.shown)
+
+
+class _EndOfStep(TrainerCallback):
+    """Ends the time of a step, which evaluation and saving are no part of."""
+
+    def __init__(self, trainer: SCMMTrainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.trainer._stepped += time.perf_counter() - self.trainer._step_started
 
 
 class _EpochOfItems(TrainerCallback):

@@ -1,21 +1,29 @@
-"""What several test files share: a tiny configuration, a rendered PaperDoll, and a tiny checkpoint that fits it."""
+"""What several test files share: a tiny configuration, a PaperDoll, a checkpoint that fits it, the command line."""
 
 import os
+import shutil
+import sys
+import tempfile
 from pathlib import Path
 
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # nothing here may reach for the network, and a typo must fail at once
+os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="scmm-tests-")  # the user's own keeps nothing of the tests
 
 import pytest
 import torch
 from datasets import DatasetDict
 
-from scmm import SCMMConfig, SCMMModel, SCMMProcessor, load_benchmark
+from scmm import SCMMConfig, SCMMModel, SCMMProcessor, cli, load_benchmark
 from scmm.data.paperdoll import render_paperdoll
 
 
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 SMALL_TOWER = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["HF_DATASETS_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture
@@ -91,3 +99,35 @@ def model(checkpoint: Path) -> SCMMModel:
 def processor(checkpoint: Path) -> SCMMProcessor:
     """The processor of `checkpoint`."""
     return SCMMProcessor.from_pretrained(checkpoint)
+
+
+@pytest.fixture
+def scmm(monkeypatch, capsys):
+    """Runs a command in this process; returns its exit code and what it wrote to stdout and stderr."""
+
+    def run(*args: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["scmm", *map(str, args)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code or 0
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def mistake(scmm):
+    """Runs a command that has to fail and returns the one line that it says."""
+
+    def run(*args: object) -> str:
+        code, out, err = scmm(*args)
+        assert code == 2 and out == ""
+        assert "Traceback" not in err
+        assert [line for line in err.splitlines() if line.startswith("scmm: error: ")] == err.splitlines()[-1:]
+        return err.splitlines()[-1]
+
+    return run

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 import typer
 from PIL import Image
@@ -16,12 +17,28 @@ from torch._utils import ExceptionWrapper
 from typer.testing import CliRunner
 
 from scmm import cli
+from scmm.data.paperdoll import export_paperdoll
 from scmm.processing import ImageError, load_image
 from scmm.retrieval.encode import encode_dataset
 from scmm.retrieval.metrics import retrieval_metrics
 
 
-COMMANDS = ("demo", "train", "evaluate", "search")
+COMMANDS = (
+    "demo",
+    "train",
+    "ablate",
+    "results",
+    "evaluate",
+    "search",
+    *(f"index {name}" for name in ("build", "add", "remove", "stats", "compact", "recall", "export")),
+    "convert",
+    "card",
+    "data check",
+    "data stats",
+    "data export",
+    "analyze spectrum",
+    "analyze gap",
+)
 RECIPE = """
 dataset: paperdoll
 data_root: {root}
@@ -37,38 +54,6 @@ save_steps: 1
 eval_strategy: steps
 eval_steps: 1
 """
-
-
-@pytest.fixture
-def scmm(monkeypatch, capsys):
-    """Runs a command in this process; returns its exit code and what it wrote to stdout and stderr."""
-
-    def run(*args: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["scmm", *map(str, args)])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code or 0
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return run
-
-
-@pytest.fixture
-def mistake(scmm):
-    """Runs a command that has to fail and returns the one line that it says."""
-
-    def run(*args: object) -> str:
-        code, out, err = scmm(*args)
-        assert code == 2 and out == ""
-        assert "Traceback" not in err
-        assert [line for line in err.splitlines() if line.startswith("scmm: error: ")] == err.splitlines()[-1:]
-        return err.splitlines()[-1]
-
-    return run
 
 
 @pytest.fixture
@@ -104,21 +89,28 @@ class TestHelp:
         assert result.exit_code == 0
         return " ".join(re.sub(r"[│╭╮╰╯─]", " ", result.output).split())
 
+    def command(self, command: str) -> click.Command:
+        found = typer.main.get_command(cli.app)
+        for name in command.split():
+            found = found.commands[name]
+        return found
+
     def test_the_commands_are_listed(self):
         text = self.help_of()
         assert "Find the images of a person from a sentence." in text
-        assert all(command in text for command in COMMANDS)
+        assert all(command.split()[0] in text for command in COMMANDS)
+        assert all(command in self.help_of("data") for command in ("check", "stats", "export"))
 
     @pytest.mark.parametrize("command", COMMANDS)
     def test_the_example_is_one_that_works(self, command):
-        example = re.search(rf"Example: scmm ({command} .*)$", self.help_of(command))[1]
-        name, *args = shlex.split(example)
-        context = typer.main.get_command(cli.app).commands[name].make_context(name, args)
+        example = re.search(rf"Example: scmm {command} (.*)$", self.help_of(*command.split()))[1]
+        args = shlex.split(example)
+        context = self.command(command).make_context(command, list(args))
         assert len(context.params) >= len(args) / 2
 
     @pytest.mark.parametrize("command", COMMANDS)
     def test_every_option_is_explained(self, command):
-        for parameter in typer.main.get_command(cli.app).commands[command].params:
+        for parameter in self.command(command).params:
             assert parameter.name == "help" or parameter.help, parameter.name
 
     def test_no_arguments_show_the_help(self, scmm):
@@ -129,7 +121,7 @@ class TestHelp:
         script = f"""
 import sys
 from scmm.cli import main
-for args in [], *([command] for command in {COMMANDS}):
+for args in [], *(command.split() for command in {COMMANDS}):
     sys.argv = ["scmm", *args, "--help"]
     try:
         main()
@@ -144,7 +136,7 @@ print("loaded:", sorted({{"torch", "transformers", "datasets", "matplotlib", "nu
 class TestEvaluate:
     def test_json(self, scmm, checkpoint, paperdoll_root, paperdoll, model, processor):
         code, out, _ = scmm("evaluate", checkpoint, "paperdoll", paperdoll_root, "--image-to-text", "--json")
-        report = json.loads(out)
+        (report,) = json.loads(out)
         assert code == 0
         encoded = encode_dataset(model, processor, paperdoll["test"])
         text, image = (encoded.text_embeds, encoded.text_person_ids), (encoded.image_embeds, encoded.image_person_ids)
@@ -158,17 +150,56 @@ class TestEvaluate:
         monkeypatch.setenv("COLUMNS", "200")
         args = ("evaluate", checkpoint, "paperdoll", paperdoll_root, "--split", "val", "--batch-size", 5)
         code, out, _ = scmm(*args)
-        figures = json.loads(scmm(*args, "--json")[1])["text_to_image"]
+        figures = json.loads(scmm(*args, "--json")[1])[0]["text_to_image"]
         assert code == 0
         row = next(line for line in out.splitlines() if "text to image" in line)
-        shown = [cell.strip() for cell in row.split("│")[2:-1]]
+        shown = [cell.strip() for cell in row.split("│")[3:-1]]
         percents = [f"{figures[name]:.2f}" for name in ("rank1", "rank5", "rank10", "mAP", "mINP")]
         assert shown == [*percents, "24", "0"]
         assert "image to text" not in out
         assert re.search(r"\d+ of 24 captions were longer", out)
 
+    @pytest.fixture
+    def exported(self, paperdoll_root, tmp_path) -> Path:
+        for layout in ("cuhk-pedes", "icfg-pedes", "rstpreid"):
+            export_paperdoll(paperdoll_root, tmp_path, layout)
+        return tmp_path
+
+    def test_several_data_sets(self, scmm, checkpoint, exported, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "200")
+        names = ["cuhk-pedes", "icfg-pedes", "rstpreid"]
+        args = ("evaluate", checkpoint, ", ".join([*names, "cuhk-pedes"]), exported, "--image-to-text")
+        reports = json.loads(scmm(*args, "--json")[1])
+        assert [report["dataset"] for report in reports] == names
+        assert [report["text_to_image"]["num_queries"] for report in reports] == [32, 16, 32]
+        for name, report in zip(names, reports, strict=True):  # as each alone
+            assert json.loads(scmm("evaluate", checkpoint, name, exported, "--image-to-text", "--json")[1]) == [report]
+        code, out, err = scmm(*args)
+        rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in out.splitlines() if " to " in line]
+        assert code == 0 and "warning" not in err
+        assert rows == [
+            [report["dataset"], direction.replace("_", " "), f"{report[direction]['rank1']:.2f}"]
+            for report in reports
+            for direction in ("text_to_image", "image_to_text")
+        ]
+
+    def test_people_who_may_have_been_trained_on(self, scmm, checkpoint, exported, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "200")
+        trained = Path(shutil.copytree(checkpoint, exported / "trained"))
+        (trained / "results.json").write_text('{"data": {"dataset": "icfg-pedes"}}')
+        code, out, err = scmm("evaluate", trained, "cuhk-pedes,icfg-pedes,rstpreid", exported)
+        (warning,) = (line for line in err.splitlines() if "warning" in line)
+        assert code == 0 and "test split, trained on icfg-pedes" in " ".join(out.split())
+        assert f"{trained} was trained on icfg-pedes, which like rstpreid is cut from MSMT17" in warning
+        for text in ("{", "[]", '{"data": {}}', '{"data": {"dataset": null}}'):
+            (trained / "results.json").write_text(text)
+            code, out, err = scmm("evaluate", trained, "rstpreid", exported, "--json")
+            assert code == 0 and len(json.loads(out)) == 1
+            assert f"warning: {trained}/results.json does not say on which data set" in err
+
     def test_mistakes(self, mistake, checkpoint, paperdoll_root, tmp_path):
         assert "no benchmark 'market'; choose one of" in mistake("evaluate", checkpoint, "market", paperdoll_root)
+        assert "no benchmark ''" in mistake("evaluate", checkpoint, "paperdoll,", paperdoll_root)
         line = mistake("evaluate", checkpoint, "paperdoll", paperdoll_root, "--split", "dev")
         assert line.endswith("has no split 'dev', only test, train, val.")
         assert f"{tmp_path}/PaperDoll is not a folder" in mistake("evaluate", checkpoint, "paperdoll", tmp_path)
@@ -181,26 +212,28 @@ class TestEvaluate:
 
 
 class TestSearch:
+    """In a folder, embedding on the fly; tests/cli/test_index.py has the search in a gallery."""
+
     def test_json(self, scmm, checkpoint, images):
         queries = ["a man in a red coat", "a woman"]
-        code, out, _ = scmm("search", checkpoint, images, *queries, "--top-k", 3, "--json")
-        report = json.loads(out)
-        assert code == 0 and report["skipped"] == []
-        assert [result["query"] for result in report["results"]] == queries
-        for result in report["results"]:
-            scores = [image["score"] for image in result["images"]]
-            assert len(scores) == 3 and scores == sorted(scores, reverse=True)
-            assert all(Path(image["path"]).is_file() for image in result["images"])
+        code, out, err = scmm("search", checkpoint, images, *queries, "--top-k", 3, "--json")
+        results = json.loads(out)
+        assert code == 0 and "kipped" not in err
+        assert [result["query"] for result in results] == [query for query in queries for _ in range(3)]
+        assert [result["rank"] for result in results] == [1, 2, 3, 1, 2, 3]
+        for first in (0, 3):
+            scores = [result["score"] for result in results[first : first + 3]]
+            assert scores == sorted(scores, reverse=True)
+        assert all(Path(result["path"]).is_file() for result in results)
 
-    def test_lines_say_the_same(self, scmm, checkpoint, images):
-        args = ("search", checkpoint, images, "a man", "--top-k", 4)
+    def test_the_table_says_the_same(self, scmm, checkpoint, images):
+        args = ("search", checkpoint, images, "a man", "a woman", "--top-k", 4)
         code, out, _ = scmm(*args)
-        expected = json.loads(scmm(*args, "--json")[1])["results"][0]["images"]
+        expected = json.loads(scmm(*args, "--json")[1])
         assert code == 0
-        assert out.split("\n")[1:6] == [
-            "a man",
-            *(f"{rank:4}  {image['score']:.3f}  {image['path']}" for rank, image in enumerate(expected, start=1)),
-        ]
+        assert [line.strip() for line in out.splitlines() if line.startswith("a ")] == ["a man", "a woman"]
+        rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+        assert rows == [[str(result["rank"]), f"{result['score']:.3f}", result["path"]] for result in expected]
 
     def test_unreadable_images_are_named_skipped_and_counted(self, scmm, checkpoint, mixed):
         code, out, err = scmm("search", checkpoint, mixed, "a man")
@@ -209,26 +242,28 @@ class TestSearch:
         assert re.search(rf"^skipped {mixed}/broken\.jpg: ", err, re.MULTILINE)
         assert re.search(rf"^skipped {mixed}/empty\.png: .*empty", err, re.MULTILINE)
         assert "Skipped 2 of 5 images." in err
-        code, out, _ = scmm("search", checkpoint, mixed, "a man", "--json")
-        assert [Path(entry["path"]).name for entry in json.loads(out)["skipped"]] == ["broken.jpg", "empty.png"]
-        assert len(json.loads(out)["results"][0]["images"]) == 3
+        code, out, err = scmm("search", checkpoint, mixed, "a man", "--json")
+        assert len(json.loads(out)) == 3 and "Skipped 2 of 5 images." in err
 
     def test_picture(self, scmm, checkpoint, mixed, tmp_path):
         path = tmp_path / "new" / "results.png"
-        code, _, _ = scmm("search", checkpoint, mixed, "a man", "a woman", "--picture", path)
-        assert code == 0
+        code, _, err = scmm("search", checkpoint, mixed, "a man", "a woman", "--save-image", path)
+        assert code == 0 and f"The picture is {path}." in err
         with Image.open(path) as picture:
             assert picture.format == "PNG" and picture.width > 500 and len(set(picture.convert("L").tobytes())) > 20
 
     def test_a_long_sentence_is_cut_and_counted(self, scmm, checkpoint, mixed):
         code, out, err = scmm("search", checkpoint, mixed, "word " * 1000, "a man", "--json")
-        assert code == 0 and len(json.loads(out)["results"]) == 2
+        assert code == 0 and len(json.loads(out)) == 6
         assert "1 of 2 sentences are longer than the model takes" in err
 
     def test_mistakes(self, mistake, checkpoint, images, tmp_path):
         assert "query is empty" in mistake("search", checkpoint, images, "a man", " ")
         assert f"{tmp_path} holds no images" in mistake("search", checkpoint, tmp_path, "a man")
         assert f"{tmp_path}/none is not a folder" in mistake("search", checkpoint, tmp_path / "none", "a man")
+        assert f"{checkpoint} is not a gallery. Search in" in mistake("search", checkpoint, images)
+        conditions = ("search", checkpoint, images, "a man", "--camera", 1)
+        assert f"{checkpoint} is not a gallery, and conditions" in mistake(*conditions)
         (tmp_path / "broken.jpg").touch()
         assert "None of the 1 images" in mistake("search", checkpoint, tmp_path, "a man")
 
@@ -290,24 +325,26 @@ class TestCheckpoints:
 
     def test_a_training_checkpoint_will_do(self, scmm, recipe, mixed, tmp_path):
         code, out, _ = scmm("train", recipe())
-        assert code == 0 and f"on val is in {tmp_path / 'run'}." in out
+        assert code == 0 and f"best by rank1 on val is in {tmp_path / 'run'}." in out
         assert scmm("search", tmp_path / "run", mixed, "a man")[0] == 0
 
 
 class TestTrain:
-    def test_figures_and_where_they_come_from(self, scmm, recipe, tmp_path, paperdoll_root, mistake):
-        code, _, _ = scmm("train", recipe(), "--output-dir", tmp_path / "other", "--seed", 3)
+    def test_figures_and_where_they_come_from(self, scmm, recipe, tmp_path, paperdoll_root, mistake, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "200")
+        over = tmp_path / "over.yaml"
+        over.write_text("align: sdm")
+        code, out, _ = scmm("train", recipe(), over, "--output-dir", tmp_path / "other", "--seed", 3)
         assert code == 0 and not (tmp_path / "run").exists()
-        saved = {
-            split: json.loads((tmp_path / "other" / f"{split}_results.json").read_text())
-            for split in ("train", "val", "test")
-        }
-        assert saved["train"]["selection_split"] == "val"
+        saved = json.loads((tmp_path / "other" / "results.json").read_text())
+        assert saved["data"]["selection_split"] == "val" and saved["seed"] == 3
+        assert saved["recipe"] == f"{tmp_path / 'mine.yaml'} + {over}" and not saved["resumed"]
+        assert saved["arguments"]["align"] == "sdm" and f"{saved['best']['test']['mAP']:.2f}" in out
         evaluated = scmm("evaluate", tmp_path / "other", "paperdoll", paperdoll_root, "--json")[1]
-        for name, value in json.loads(evaluated)["text_to_image"].items():
-            assert saved["test"][f"test_{name}"] == pytest.approx(value), name
+        for name, value in json.loads(evaluated)[0]["text_to_image"].items():
+            assert saved["best"]["test"][name] == pytest.approx(value), name
 
-        assert f"{tmp_path / 'other'} already holds a run: add --resume" in mistake(
+        assert f"{tmp_path / 'other'} already holds a run: resume it (--resume)" in mistake(
             "train", recipe(), "--output-dir", tmp_path / "other"
         )
         assert scmm("train", recipe("num_train_epochs: 1"), "--output-dir", tmp_path / "other", "--resume")[0] == 0
@@ -343,7 +380,7 @@ class TestTrain:
                 wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
             wrapped.reraise()  # as DataLoader does in the main process
 
-        monkeypatch.setattr("scmm.recipes.build_trainer", fail)
+        monkeypatch.setattr("scmm.runs.build_trainer", fail)
         line = mistake("train", recipe())
         assert line.startswith(
             "scmm: error: image of 8 bytes: the image cannot be read: not an image of a known format"
@@ -360,7 +397,7 @@ class TestProcess:
     def test_search(self, checkpoint, mixed):
         result = self.run("search", checkpoint, mixed, "a man", "--json")
         assert result.returncode == 0
-        assert len(json.loads(result.stdout)["results"][0]["images"]) == 3
+        assert len(json.loads(result.stdout)) == 3
         assert len(result.stderr.splitlines()) == 3 and "Skipped 2 of 5 images." in result.stderr
 
     def test_a_mistake(self, checkpoint, images, tmp_path):

@@ -30,6 +30,24 @@ def test_sizes_that_the_patch_does_not_divide_are_refused(image_size):
         SCMMVisionConfig(image_size=image_size)
 
 
+def test_a_stride_makes_patches_overlap():
+    assert SCMMVisionConfig(image_size=(384, 128), patch_size=16, patch_stride=12).grid_size == (31, 10)
+    assert SCMMVisionConfig(image_size=(384, 128), patch_size=14, patch_stride=14).grid_size == (27, 9)
+    assert SCMMVisionConfig(image_size=(16, 16), patch_size=16, patch_stride=1).grid_size == (1, 1)
+
+
+@pytest.mark.parametrize("stride", [0, -1, 17])
+def test_strides_that_repeat_or_skip_pixels_are_refused(stride):
+    with pytest.raises(StrictDataclassError, match=r"patch_stride .* must be from 1 to patch_size .16."):
+        SCMMVisionConfig(patch_stride=stride)
+
+
+@pytest.mark.parametrize("image_size", [(8, 64), [1, 2, 3], 8])
+def test_sizes_below_the_patch_are_refused(image_size):
+    with pytest.raises(StrictDataclassError, match="no smaller than patch_size"):
+        SCMMVisionConfig(image_size=image_size, patch_stride=4)
+
+
 @pytest.mark.parametrize("part", ["text_config", "vision_config", "decoder_config"])
 def test_heads_that_do_not_divide_the_width_are_refused(part):
     with pytest.raises(StrictDataclassError, match=f"{part}: hidden_size .30. is not a multiple"):

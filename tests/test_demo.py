@@ -12,6 +12,7 @@ import scmm.demo
 from scmm import SCMMModel, SCMMProcessor
 from scmm.data.paperdoll import render_paperdoll
 from scmm.demo import RECIPE, run_demo
+from scmm.results import read_results
 
 
 @pytest.fixture
@@ -39,6 +40,11 @@ def test_the_demo_leaves_what_it_promises(few_dolls, tmp_path, capsys):
     assert metrics["run"]["seed"] == 3 and metrics["selection"]["split"] == "val"
     SCMMModel.from_pretrained(output / "checkpoint")
     assert SCMMProcessor.from_pretrained(output / "checkpoint").caption_quality is not None
+    results = read_results(output / "checkpoint")
+    assert results["best"]["test"] == metrics["test"] and results["arguments"]["muon_learning_rate"] == 6e-3
+    assert results["data"]["train"] == {"people": 8, "images": 32, "captions": 64}
+    card = (output / "checkpoint" / "README.md").read_text()
+    assert f"| best | test | {metrics['test']['rank1']:.2f} |" in card and "8 people, 32 images, 64 captions" in card
     assert len(list((output / "data").glob("**/imgs/**/*.jpg"))) == 60
     for picture in ("ranked_results.png", "search.png", "loss_curves.png"):
         assert min(Image.open(output / picture).size) > 200

@@ -133,10 +133,38 @@ class TestFromClip:
         head, tokens = training_model.decoder.head.weight, training_model.get_input_embeddings().weight
         assert head is tokens
 
+    def test_missing_weights_are_named(self, clip):
+        reference, folder = clip
+        state = reference.state_dict()
+        del state["logit_scale"]
+        reference.save_pretrained(folder, state_dict=state)
+        with pytest.raises(ValueError, match="lacks weights of a CLIP model: logit_scale"):
+            SCMMModel.from_clip_pretrained(folder)
+
     def test_another_model_type_is_refused(self, model, tmp_path):
         model.save_pretrained(tmp_path)
         with pytest.raises(ValueError, match=r"'scmm' checkpoint.*from_pretrained"):
             SCMMModel.from_clip_pretrained(str(tmp_path))
+
+
+def test_overlapping_patches(tiny_config, tmp_path):
+    """Each patch is embedded as if it were cut out by hand; what fills none at the edge has no influence."""
+    tiny_config.vision_config.patch_stride = 3  # patches of 4 on 16x8 pixels: 5 x 2, one column is left
+    model = SCMMModel(tiny_config).eval()
+    embeddings = model.vision_model.embeddings
+    images = torch.randn(2, 3, 16, 8)
+    tokens = embeddings(images)
+    assert tokens.shape == (2, 1 + 5 * 2, 32)
+    kernel = embeddings.patch_embedding.weight.flatten(1)
+    for row, column in ((0, 0), (1, 1), (4, 1)):
+        patch = images[:, :, 3 * row : 3 * row + 4, 3 * column : 3 * column + 4].flatten(1)
+        index = 1 + 2 * row + column
+        expected = patch @ kernel.T + embeddings.position_embedding.weight[index]
+        torch.testing.assert_close(tokens[:, index], expected)
+    images[..., 7] = 9
+    assert torch.equal(embeddings(images), tokens)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(SCMMModel.from_pretrained(tmp_path).vision_model.embeddings(images), tokens)
 
 
 def test_position_table_keeps_the_class_row_and_identity():

@@ -1,17 +1,26 @@
 """Recipes: what a file may say, what it is told when it is wrong, and the run that comes of it."""
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
+from torch.utils.data import RandomSampler
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from scmm import SCMMProcessor, SCMMTrainer
+from scmm import CaptionQuality, SCMMProcessor, SCMMTrainer, load_benchmark
+from scmm.data.benchmarks import BenchmarkError
+from scmm.data.noise import noise_permutation
 from scmm.data.paperdoll import export_paperdoll, render_paperdoll
+from scmm.data.samplers import IdentityBalancedSampler
+from scmm.data.transforms import TrainingAugmentation
+from scmm.losses import sew_calibration_loss
 from scmm.recipes import RecipeError, build_trainer, parse_recipe, read_recipe
 
 
@@ -106,6 +115,8 @@ class TestParse:
             ({"image_size": [128, "x"]}, r"image_size must be list\[int\] \| None, got \[128, 'x'\]"),
             ({"whole_word_masking": "yes"}, "whole_word_masking must be bool, got 'yes'"),
             ({"preset": 3}, r"preset must be str \| None, got 3"),
+            ({"hold_out_identities": "many"}, "hold_out_identities must be int, got 'many'"),
+            ({"fields": "mals"}, r"fields must be dict \| None, got 'mals'"),
             ({"learning_rate_multipliers": [5]}, r"learning_rate_multipliers must be dict \| None, got \[5\]"),
         ],
     )
@@ -127,6 +138,11 @@ class TestParse:
             ({"model_name_or_path": "clip"}, "either preset or model_name_or_path"),
             ({"preset": None}, "either preset or model_name_or_path"),
             ({"eval_strategy": "never"}, "never"),
+            ({"noise_ratio": 1.2}, r"noise_ratio must lie in \[0, 1\], got 1.2"),
+            ({"noise_ratio": -0.5}, r"noise_ratio must lie in \[0, 1\], got -0.5"),
+            ({"noise_ratio": 0.2, "noise_file": "noise.npy"}, "give either noise_ratio or noise_file"),
+            ({"temperature": 0.001}, r"temperature must lie in \[0.01, 1\], got 0.001"),
+            ({"train_sampling_strategy": "balanced"}, "train_sampling_strategy must be one of .*'balanced'"),
         ],
     )
     def test_a_value_out_of_range(self, values, message):
@@ -165,6 +181,18 @@ class TestRead:
         with pytest.raises(RecipeError, match=rf"mine\.yaml {message}") as error:
             read_recipe(write(text))
         assert "\n" not in str(error.value)
+
+    def test_a_later_file_wins(self, write, tmp_path):
+        later = tmp_path / "later.yaml"
+        later.write_text("seed: 7\nalign: sdm\n")
+        data, _, args = read_recipe(write(self.TEXT), later, output_dir="other")
+        assert (data.dataset, args.seed, args.align, args.output_dir) == ("paperdoll", 7, "sdm", "other")
+        later.write_text("learning: 1")
+        with pytest.raises(RecipeError, match=rf"mine\.yaml \+ {later}: unknown key 'learning'"):
+            read_recipe(write(self.TEXT), later)
+        later.write_text("")
+        with pytest.raises(RecipeError, match=f"{later} must be a list"):
+            read_recipe(write(self.TEXT), later)
 
     def test_errors_name_the_file(self, write):
         path = write(f"{self.TEXT}learning: 1")
@@ -244,11 +272,28 @@ class TestBuild:
         assert torch.equal(other.model.decoder.head.weight, trainer.model.decoder.head.weight)
 
     def test_a_missing_split_is_named(self, recipe, paperdoll_root, tmp_path):
-        with pytest.raises(RecipeError, match=r"has no split 'dev', only \['test', 'train', 'val'\]: set eval_split"):
+        with pytest.raises(BenchmarkError, match=r"paperdoll has no split 'dev', only test, train, val"):
             build_trainer(recipe(eval_split="dev"))
         export_paperdoll(paperdoll_root, tmp_path, "icfg-pedes")
-        with pytest.raises(RecipeError, match=r"icfg-pedes in .* has no split 'val', only \['test', 'train'\]"):
+        with pytest.raises(BenchmarkError, match=r"icfg-pedes has no split 'val'.*hold_out_identities.*eval_split"):
             build_trainer(recipe(dataset="icfg-pedes", data_root=tmp_path))
+        _, splits = build_trainer(recipe(dataset="icfg-pedes", data_root=tmp_path, hold_out_identities=2, seed=1))
+        _, again = build_trainer(recipe(dataset="icfg-pedes", data_root=tmp_path, hold_out_identities=2, seed=2))
+        assert len(set(splits["val"]["person_id"])) == 2
+        assert list(again["val"]["image_id"]) == list(splits["val"]["image_id"])  # a run's seed moves nobody
+
+    def test_a_set_of_the_user_s_own(self, recipe, paperdoll_root):
+        folder = paperdoll_root / "PaperDoll"
+        values = {"dataset": "json", "data_root": folder / "paperdoll.json", "image_root": folder / "imgs"}
+        _, splits = build_trainer(recipe(**values, fields={"camera_id": "camera"}))
+        assert splits["train"].to_list() == load_benchmark("paperdoll", paperdoll_root)["train"].to_list()
+        with pytest.raises(BenchmarkError, match="unknown name 'caption'"):
+            build_trainer(recipe(**values, fields={"caption": "caption"}))
+
+    def test_temperature(self, recipe, checkpoint):
+        for start in ({"preset": "tiny", "image_size": [32, 16]}, {"preset": None, "model_name_or_path": checkpoint}):
+            trainer, _ = build_trainer(recipe(**start, temperature=0.02))
+            assert trainer.model.scmm.logit_scale.exp().item() == pytest.approx(50)
 
     def test_what_is_no_model(self, recipe, checkpoint, tmp_path):
         for config, message in [
@@ -270,3 +315,183 @@ class TestBuild:
     def test_an_unknown_preset(self, recipe):
         with pytest.raises(ValueError, match="no preset 'huge'; choose one of"):
             build_trainer(recipe(preset="huge"))
+
+
+class TestNoise:
+    @staticmethod
+    def pairs(trainer: SCMMTrainer) -> list[tuple[str, int, str]]:
+        items = (trainer.train_dataset[index] for index in range(len(trainer.train_dataset)))
+        return [(item["file_name"], item["person_id"], item["caption"]) for item in items]
+
+    def test_a_share_of_training_captions_changes_places(self, recipe, caplog):
+        clean, splits = build_trainer(recipe(image_size=[32, 16]))
+        noisy, noisy_splits = build_trainer(recipe(image_size=[32, 16], noise_ratio=0.5, seed=3))
+        permutation = noise_permutation(48, 0.5, seed=3)
+        before, after = self.pairs(clean), self.pairs(noisy)
+        assert after == [(*pair[:2], before[permutation[i]][2]) for i, pair in enumerate(before)] != before
+        assert list(noisy_splits["val"]["captions"]) == list(splits["val"]["captions"])
+        assert list(noisy_splits["test"]["captions"]) == list(splits["test"]["captions"])
+        other = sum(before[source][1] != before[target][1] for target, source in enumerate(permutation))
+        assert [record.message for record in caplog.records if "Noisy" in record.message] == [
+            "Noisy correspondence: of 48 training captions 24 stand beside another pair's image, "
+            f"{other} ({other / 48:.1%}) beside another person's."
+        ]
+
+    def test_from_a_file(self, recipe, tmp_path):
+        permutation = np.roll(np.arange(48), 1)
+        np.save(tmp_path / "noise.npy", permutation)
+        before = self.pairs(build_trainer(recipe(image_size=[32, 16]))[0])
+        after = self.pairs(build_trainer(recipe(image_size=[32, 16], noise_file=tmp_path / "noise.npy"))[0])
+        assert [caption for _, _, caption in after] == [before[i - 1][2] for i in range(48)]
+        np.save(tmp_path / "noise.npy", np.arange(50))
+        with pytest.raises(ValueError, match=r"noise\.npy permutes 50 captions, but the training split has 48"):
+            build_trainer(recipe(noise_file=tmp_path / "noise.npy"))
+
+
+FOLDER = Path(__file__).parent.parent / "recipes"
+DATA_SETS = ("cuhk-pedes", "icfg-pedes", "rstpreid")
+BASELINES = ("itc", "sdm", "sdm+mcm+id", "triplet")
+
+
+def shipped(*names: str) -> list[Path]:
+    return [FOLDER / f"{name}.yaml" for name in names]
+
+
+@pytest.fixture(scope="module")
+def layouts(paperdoll_root, tmp_path_factory) -> Path:
+    """PaperDoll in the layouts of all data sets."""
+    root = tmp_path_factory.mktemp("layouts")
+    for layout in DATA_SETS:
+        export_paperdoll(paperdoll_root, root, layout)
+    return root
+
+
+class TestShipped:
+    """The recipes of the repository, on PaperDoll in the layout of each data set, with a tiny CLIP."""
+
+    @pytest.fixture
+    def train(self, layouts, paperdoll_root, clip, tmp_path):
+        """Runs 20 steps of a recipe with everything made tiny, and checks the log."""
+
+        def train(name: str, *baseline: str) -> tuple[SCMMTrainer, set[str]]:
+            values = {"data_root": layouts, "output_dir": tmp_path, "use_cpu": True, "disable_tqdm": True}
+            values.update(image_size=[32, 16], max_length=40, per_device_train_batch_size=8, dataloader_num_workers=0)
+            values.update(max_steps=20, logging_steps=10, eval_strategy="steps", eval_steps=20)
+            values.update(save_strategy="no", load_best_model_at_end=False, crop_padding=2)
+            if name.startswith("paperdoll"):
+                values.update(data_root=paperdoll_root)
+            else:
+                values.update(model_name_or_path=clip)
+            if name == "icfg-pedes":
+                values.update(hold_out_identities=2)
+            trainer, splits = build_trainer(read_recipe(*shipped(name, *baseline), **values))
+            trainer.train()
+            losses = [entry for entry in trainer.state.log_history if "loss" in entry]
+            assert trainer.state.global_step == 20 and len(losses) == 2
+            assert all(torch.isfinite(torch.tensor(list(entry.values()))).all() for entry in losses)
+            evaluated = next(entry for entry in trainer.state.log_history if "eval_rank1" in entry)
+            assert evaluated["eval_num_queries"] == sum(map(len, splits["val"]["captions"]))
+            return trainer, {name.removeprefix("loss_") for name in losses[0] if name.startswith("loss_")}
+
+        return train
+
+    @pytest.mark.parametrize("name", [*DATA_SETS, "paperdoll", "paperdoll-ablation"])
+    def test_a_data_set(self, train, name):
+        trainer, terms = train(name)
+        assert terms == {"sew", "itc"} | ({"mcm"} if name != "paperdoll" else set())
+        assert trainer.eval_dataset.num_rows == (8 if name == "icfg-pedes" else 12)
+
+    @pytest.mark.parametrize("dataset, baseline", list(zip([*DATA_SETS, "cuhk-pedes"], BASELINES, strict=True)))
+    def test_a_baseline(self, train, dataset, baseline):
+        trainer, terms = train(dataset, f"baselines/{baseline}")
+        assert terms == set(baseline.split("+"))
+        fixed = trainer.model.scmm.logit_scale.item() == pytest.approx(math.log(50), abs=1e-6)
+        assert fixed == ("sdm" in baseline)
+        assert trainer.args.mask_global_branch == (baseline == "sdm+mcm+id")
+        balanced = isinstance(trainer._get_train_sampler(), IdentityBalancedSampler)
+        assert balanced == (baseline == "triplet")
+
+    def test_every_file_is_tried(self):
+        names = {str(path.relative_to(FOLDER).with_suffix("")) for path in FOLDER.rglob("*.yaml")}
+        assert names == {*DATA_SETS, "paperdoll", "paperdoll-ablation", *(f"baselines/{name}" for name in BASELINES)}
+
+    def test_data_sets_differ_in_nothing_else(self):
+        recipes = [yaml.safe_load(path.read_text()) for path in shipped(*DATA_SETS)]
+        own = {"dataset", "output_dir", "hold_out_identities"}
+        common = [{name: value for name, value in recipe.items() if name not in own} for recipe in recipes]
+        assert common[0] == common[1] == common[2]
+
+    @pytest.mark.parametrize("dataset", DATA_SETS)
+    @pytest.mark.parametrize("baseline", [None, *BASELINES])
+    def test_as_they_stand(self, dataset, baseline):
+        names = [dataset] if baseline is None else [dataset, f"baselines/{baseline}"]
+        data, model, args = read_recipe(*shipped(*names), bf16=False)  # not every machine has it
+        assert (data.dataset, model.image_size, model.max_length) == (dataset, [384, 128], 77)
+        assert (args.num_train_epochs, args.per_device_train_batch_size, args.learning_rate) == (60, 64, 1e-5)
+        steps_of_an_epoch = 1000
+        assert args.get_warmup_steps(60 * steps_of_an_epoch) == pytest.approx(5 * steps_of_an_epoch, rel=1e-3)
+        assert args.lr_scheduler_type == "cosine"
+
+
+class TestOptionsReachTheirComponents:
+    """From a line of YAML to the object that acts on it."""
+
+    @pytest.fixture
+    def build(self, write, paperdoll_root, checkpoint, tmp_path):
+        def build(*lines: str) -> SCMMTrainer:
+            places = (f"data_root: {paperdoll_root}", f"output_dir: {tmp_path}", f"model_name_or_path: {checkpoint}")
+            path = write("\n".join(["dataset: paperdoll", "use_cpu: true", *places, *lines]))
+            return build_trainer(read_recipe(path))[0]
+
+        return build
+
+    def batch(self, trainer: SCMMTrainer) -> dict[str, torch.Tensor]:
+        return trainer.data_collator([trainer.train_dataset[index] for index in range(48)])
+
+    def test_masking(self, build):
+        batch = self.batch(build("mask_global_branch: true", "mask_probability: 0.5"))
+        masked = batch["mcm_labels"] != -100
+        assert 0.45 < masked.sum() / (batch["attention_mask"].sum() - 2 * 48) < 0.55
+        assert "mcm_input_ids" not in batch, "all branches see the masked caption"
+        assert "mcm_input_ids" in self.batch(build())
+        assert build("whole_word_masking: true").data_collator.whole_word_masking
+
+    def test_augmentation(self, build):
+        trainer = build("flip_probability: 0.25", "crop_padding: 3", "erasing_probability: 0.75", "cache_images: true")
+        assert trainer.data_collator.augmentation == TrainingAugmentation(0.25, 3, 0.75)
+        assert trainer.data_collator.cache == {}
+
+    def test_decoder(self, build):
+        assert len(build("decoder_layers: 3").model.decoder.layers) == 3
+
+    def test_objective(self, build):
+        values = {"margin_min": 0.15, "margin_max": 0.35, "margin_single": 0.3, "mining": "softplus", "tau": 0.7}
+        values |= {"weight_cross": 0.5, "weight_single": 0.25}
+        lines = [f"{name}: {value}" for name, value in values.items()]
+        loss = build("sew_weight: 2", "align: cmpm", *lines).loss_function
+        assert loss.weights == {"sew": 2.0, "mcm": 1.0, "cmpm": 1.0}
+        embeds = torch.randn(2, 6, 8, generator=torch.Generator().manual_seed(0))
+        batch = (*embeds, torch.tensor([1, 1, 2, 2, 3, 3]), torch.linspace(0, 1, 6))
+        found = loss.sew_calibration_loss(*batch)
+        assert found == sew_calibration_loss(*batch, **values)
+        for name in values:  # each of them has a say
+            other = "all" if name == "mining" else 0.2
+            assert found != sew_calibration_loss(*batch, **{**values, name: other}), name
+
+    def test_other_losses(self, build):
+        loss = build("align: triplet", "triplet_margin: 0.6", "id_weight: 0.5", "mcm_weight: 0").loss_function
+        assert loss.weights == {"sew": 4.0, "triplet": 1.0, "id": 0.5} and loss.triplet_margin == 0.6
+        assert build("itc_targets: pair").loss_function.itc_targets == "pair"
+
+    @pytest.mark.parametrize("measure", ["information", "length", "distinct", "constant"])
+    def test_quality(self, build, measure):
+        trainer = build(f"quality_measure: {measure}")
+        captions = trainer.train_dataset.captions
+        assert trainer.train_dataset.caption_quality == CaptionQuality(measure).fit(captions)(captions)
+
+    def test_sampling(self, build):
+        lines = ("train_sampling_strategy: identity_balanced", "images_per_identity: 2")
+        sampler = build(*lines, "per_device_train_batch_size: 6")._get_train_sampler()
+        assert isinstance(sampler, IdentityBalancedSampler)
+        assert (sampler.people_per_batch, sampler.images_per_identity) == (3, 2)
+        assert isinstance(build()._get_train_sampler(), RandomSampler)

@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn import functional as F
 from trainer_setup import build, paperdoll_splits
+from transformers import TrainerCallback
 
 from scmm import SCMMForPreTraining, SCMMModel, SCMMProcessor, SCMMTrainingArguments, retrieval_metrics
 
@@ -39,6 +41,38 @@ def test_every_term_is_logged_and_they_add_up(data_root, tmp_path):
         assert entry["loss"] == pytest.approx(sum(weight * entry[name] for name, weight in weighted.items()), rel=1e-3)
         assert entry["contrastive_batch"] == 8
         assert 0 < entry["logit_scale"] <= 100
+
+
+def test_the_share_of_waiting_for_data_is_logged(data_root, tmp_path, monkeypatch):
+    """By a clock that stands still but for 3 s to make a batch, 1 s to learn from one, and 100 s to evaluate."""
+    now = [0.0]
+    monkeypatch.setattr("scmm.trainer.time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def advance(seconds: float) -> None:
+        now[0] += seconds
+
+    class SlowEvaluation(TrainerCallback):
+        def on_evaluate(self, args, state, control, **kwargs):
+            advance(100)
+
+    make_batch = build(data_root, tmp_path).data_collator
+    trainer = build(
+        data_root,
+        tmp_path,
+        max_steps=6,
+        logging_steps=2,
+        eval_strategy="steps",
+        eval_steps=3,
+        save_strategy="steps",
+        save_steps=3,
+        data_collator=lambda items: (advance(3), make_batch(items))[1],
+        callbacks=[SlowEvaluation()],
+    )
+    trainer.model.register_forward_hook(lambda *args: advance(1))
+    trainer.train()
+    shares = [entry["data_wait"] for entry in trainer.state.log_history if "loss" in entry]
+    # One batch is made ahead: 3, 2 and 1 batches are made during two steps each.
+    assert shares == pytest.approx([9 / 11, 6 / 8, 3 / 5])
 
 
 def test_sew_weight_warms_up(data_root, tmp_path):
@@ -135,17 +169,49 @@ def test_a_killed_run_resumes_to_the_same_result(data_root, tmp_path, options):
     assert states[0] == states[1]
 
 
-def test_two_processes_give_the_gradients_of_one(data_root, tmp_path):
-    run_setup("gradients", data_root, tmp_path / "one")
+def run_twice(*arguments: object) -> None:
+    """Runs the setup in two processes at once."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(SETUP)]
     finished = subprocess.run(
-        [sys.executable, *launcher, "gradients", str(data_root), str(tmp_path / "two")],
+        [sys.executable, *launcher, *map(str, arguments)],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=240,
     )
     assert finished.returncode == 0, finished.stderr[-4000:]
+
+
+def test_two_processes_share_each_batch(data_root, tmp_path):
+    run_twice("order", data_root, tmp_path)
+    shares = [json.loads((tmp_path / f"order_{rank}.json").read_text()) for rank in range(2)]
+    items = build(data_root, tmp_path).train_dataset
+    for strategy, epochs in shares[0].items():
+        for epoch, batches in enumerate(epochs):
+            others = shares[1][strategy][epoch]
+            assert [len(batch) for batch in (*batches, *others)] == [4] * 12, "48 captions, 8 at once"
+            whole = [[*batch, *other] for batch, other in zip(batches, others, strict=True)]
+            assert sorted(index for batch in whole for index in batch) == list(range(48)), "every caption once"
+            if strategy == "identity_balanced":
+                for batch in whole:
+                    people = [items.person_ids[items.rows[index]] for index in batch]
+                    assert len(set(people)) == 4 and people[::2] == people[1::2], "4 people with 2 captions each"
+                    assert all(items.rows[a] != items.rows[b] for a, b in zip(batch[::2], batch[1::2], strict=True))
+        assert epochs[0] != epochs[1], strategy
+    # One process draws the same order, so that a run does not depend on how many there are.
+    for strategy in ("identity_balanced", "group_by_length"):
+        options = {"train_sampling_strategy": strategy, "images_per_identity": 2}
+        trainer = build(data_root, tmp_path, seed=3, **options)
+        alone = [trainer._get_train_sampler()] * 2
+        for epoch in range(2):
+            trainer.train_dataset.set_epoch(epoch)
+            batches = zip(*(share[strategy][epoch] for share in shares), strict=True)
+            assert list(alone[epoch]) == [index for pair in batches for batch in pair for index in batch]
+
+
+def test_two_processes_give_the_gradients_of_one(data_root, tmp_path):
+    run_setup("gradients", data_root, tmp_path / "one")
+    run_twice("gradients", data_root, tmp_path / "two")
     one, two = (load_file(tmp_path / name / "gradients.safetensors") for name in ("one", "two"))
     assert one.keys() == two.keys() and len(one) > 50
     for name, gradient in one.items():
@@ -216,9 +282,17 @@ class TestLearningRateMultipliers:
         rates = {group["lr"] for group in trainer.optimizer.param_groups}
         assert sorted(rates) == pytest.approx([1e-3, 5e-3])
 
+    def test_a_weight_by_its_name(self, data_root, tmp_path):
+        trainer = build(data_root, tmp_path, learning_rate_multipliers={"logit_scale": 0}, max_steps=3, warmup_steps=0)
+        before = trainer.model.scmm.logit_scale.item()
+        others = trainer.model.scmm.visual_projection.weight.detach().clone()
+        trainer.train()
+        assert trainer.model.scmm.logit_scale.item() == before
+        assert not torch.equal(trainer.model.scmm.visual_projection.weight, others)
+
     def test_an_unknown_module_is_an_error(self, data_root, tmp_path):
         trainer = build(data_root, tmp_path, learning_rate_multipliers={"decodr": 5.0})
-        with pytest.raises(ValueError, match="no module 'decodr'"):
+        with pytest.raises(ValueError, match="no module or weight 'decodr'"):
             trainer.create_optimizer()
 
 
@@ -323,6 +397,10 @@ class TestMisfits:
             SCMMTrainingArguments(str(tmp_path), mask_probability=1.5)
         with pytest.raises(ValueError, match="crop_padding"):
             SCMMTrainingArguments(str(tmp_path), crop_padding=-1)
+        with pytest.raises(ValueError, match="images_per_identity must be at least 1, got 0"):
+            SCMMTrainingArguments(str(tmp_path), images_per_identity=0)
+        with pytest.raises(ValueError, match=r"must be one of .*'identity_balanced'\), got 'balanced'"):
+            SCMMTrainingArguments(str(tmp_path), train_sampling_strategy="balanced")
         with pytest.raises(ValueError, match="Set mcm_weight to 0"):
             SCMMTrainingArguments(str(tmp_path), mask_probability=0.0)
 

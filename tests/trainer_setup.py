@@ -1,8 +1,8 @@
 """
 A trainer of a few thousand parameters on a few dolls, for the trainer's tests.
 
-Also a program, so that a test can kill it or run it in two processes: `trainer_setup.py gradients ROOT OUT` and
-`trainer_setup.py train ROOT OUT [--kill-at STEP] [--resume] [--options JSON]`.
+Also a program, so that a test can kill it or run it in two processes: `trainer_setup.py gradients ROOT OUT`,
+`trainer_setup.py order ROOT OUT` and `trainer_setup.py train ROOT OUT [--kill-at STEP] [--resume] [--options JSON]`.
 """
 
 import argparse
@@ -49,6 +49,7 @@ def build(
     vocab_size: int | None = None,
     num_identities: int | None = None,
     callbacks: list[TrainerCallback] | None = None,
+    data_collator: Any = None,
     **options: Any,
 ) -> SCMMTrainer:
     splits = paperdoll_splits(root)
@@ -74,7 +75,10 @@ def build(
         )
         set_seed(0)
         model = SCMMForPreTraining(config)
-    return SCMMTrainer(model, args, splits["train"], splits["val"], processing_class=processor, callbacks=callbacks)
+    own = {"data_collator": data_collator} if data_collator is not None else {}
+    return SCMMTrainer(
+        model, args, splits["train"], splits["val"], processing_class=processor, callbacks=callbacks, **own
+    )
 
 
 class KillAt(TrainerCallback):
@@ -107,7 +111,7 @@ def train(root: Path, output_dir: Path, kill_at: int | None, resume: bool, optio
         {name: weight.contiguous() for name, weight in trainer.model.scmm.state_dict().items()},
         output_dir / "final.safetensors",
     )
-    timing = ("runtime", "per_second")
+    timing = ("runtime", "per_second", "data_wait")
     history = [
         {name: value for name, value in entry.items() if not any(word in name for word in timing)}
         for entry in trainer.state.log_history[:-1]
@@ -133,9 +137,30 @@ def gradients(root: Path, output_dir: Path) -> None:
         )
 
 
+def order(root: Path, output_dir: Path) -> None:
+    """Which captions this process gets in each batch of two epochs, by each way to sample."""
+    found: dict[str, list] = {}
+    for strategy in ("random", "identity_balanced", "group_by_length"):
+        options = {"train_sampling_strategy": strategy, "images_per_identity": 2, "ddp_backend": "gloo"}
+        trainer = build(root, output_dir, per_device_train_batch_size=4, seed=3, **options)
+        items = trainer.train_dataset
+        index_of = {items[index]["seed"]: index for index in range(len(items))}
+        trainer.data_collator = lambda batch: torch.tensor([item["seed"] for item in batch])
+        loader = trainer.get_train_dataloader()
+        found[strategy] = []
+        for epoch in range(2):
+            loader.set_epoch(epoch)
+            items.set_epoch(epoch)
+            index_of.update({items[index]["seed"]: index for index in range(len(items))})
+            batches = [[index_of[seed] for seed in batch.tolist()] for batch in loader]
+            assert len(batches) == len(loader)
+            found[strategy].append(batches)
+    (output_dir / f"order_{dist.get_rank()}.json").write_text(json.dumps(found))
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("job", choices=["train", "gradients"])
+    parser.add_argument("job", choices=["train", "gradients", "order"])
     parser.add_argument("root", type=Path)
     parser.add_argument("output_dir", type=Path)
     parser.add_argument("--kill-at", type=int)
@@ -146,4 +171,4 @@ if __name__ == "__main__":
     if options.job == "train":
         train(options.root, options.output_dir, options.kill_at, options.resume, options.options)
     else:
-        gradients(options.root, options.output_dir)
+        {"gradients": gradients, "order": order}[options.job](options.root, options.output_dir)

@@ -7,9 +7,10 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
 from .png import write_png
+from .style import COLORS, INK, tidy_axes
 
 
 # Steps and values.
@@ -24,10 +25,6 @@ _LOSS_LABELS = {
     "loss_triplet": "triplet",
 }
 _METRIC_LABELS = {"eval_rank1": "rank-1", "eval_mAP": "mAP"}
-
-# Okabe and Ito's colors, which color-blind readers can tell apart.
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_INK, _GRID = "#1b1f24", "#e6e8eb"
 
 
 def loss_curves_figure(log_history: Sequence[Mapping[str, Any]], path: str | os.PathLike) -> Path:
@@ -83,8 +80,7 @@ def loss_curves_figure(log_history: Sequence[Mapping[str, Any]], path: str | os.
         axes.set_xlabel("training step")
         axes.set_xlim(left=0)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10], integer=True))
-        axes.grid(color=_GRID, linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
+        tidy_axes(axes)
         axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return write_png(path, lambda file: figure.savefig(file, format="png"))
 
@@ -101,19 +97,22 @@ def _curves(log_history: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> di
 
 def _draw_losses(axes: Axes, curves: dict[str, Curve]) -> None:
     for index, (key, (steps, values)) in enumerate(curves.items()):
-        color, width = (_INK, 2.2) if key == "loss" else (_COLORS[(index - 1) % len(_COLORS)], 1.6)
+        color, width = (INK, 2.2) if key == "loss" else (COLORS[(index - 1) % len(COLORS)], 1.6)
         label = _LOSS_LABELS.get(key, key.removeprefix("loss_").upper())
         axes.plot(steps, values, color=color, linewidth=width, label=label, marker=_marker(steps))
     if all(value > 0 for _, values in curves.values() for value in values):
         # The terms differ by orders of magnitude: on a linear scale, the small ones would lie on the axis.
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        plain = FuncFormatter(lambda value, _: f"{value:g}")
+        axes.yaxis.set_major_formatter(plain)
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+        axes.yaxis.set_minor_formatter(plain)
     axes.set_title("Training loss")
     axes.set_ylabel("loss")
 
 
 def _draw_metrics(axes: Axes, curves: dict[str, Curve]) -> None:
-    for color, (key, (steps, values)) in zip(_COLORS, curves.items(), strict=False):
+    for color, (key, (steps, values)) in zip(COLORS, curves.items(), strict=False):
         axes.plot(
             steps,
             values,

@@ -1,15 +1,14 @@
 """A picture of search results: the sentence, and below it the best images, framed green if right and red if wrong."""
 
 import os
-from collections.abc import Iterator, Sequence
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from ..processing import load_image
 from .png import write_png
+from .style import FAINT, GRAY, INK, text_font, wrap_text
 
 
 Hit = tuple[str | os.PathLike | Image.Image, float, bool | None]
@@ -26,9 +25,8 @@ _MAX_QUERY_LINES = 4
 _HITS_PER_LINE = 10
 _MIN_HITS_PER_LINE = 5
 
-_INK, _FAINT = "#1b1f24", "#d5d9df"
 # The color of a right, a wrong and an unjudged image, and a sign that tells them apart without color.
-_STYLES = {True: ("#16914a", "✓"), False: ("#cf222e", "✗"), None: ("#8b929c", "")}
+_STYLES = {True: ("#16914a", "✓"), False: ("#cf222e", "✗"), None: (GRAY, "")}
 
 
 def ranked_results_figure(rows: Sequence[tuple[str, Sequence[Hit]]], path: str | os.PathLike) -> Path:
@@ -79,7 +77,7 @@ def ranked_results_figure(rows: Sequence[tuple[str, Sequence[Hit]]], path: str |
         picture.paste(row, (0, top))
         if top:
             line = [(_MARGIN, top), (picture.width - _MARGIN, top)]
-            ImageDraw.Draw(picture).line(line, fill=_FAINT, width=2)
+            ImageDraw.Draw(picture).line(line, fill=FAINT, width=2)
         top += row.height
     return write_png(path, lambda file: picture.save(file, format="PNG", optimize=True))
 
@@ -87,14 +85,14 @@ def ranked_results_figure(rows: Sequence[tuple[str, Sequence[Hit]]], path: str |
 def _draw_row(query: str, hits: Sequence[Hit], columns: int) -> Image.Image:
     """One query and its hits, on white."""
     width = 2 * _MARGIN + columns * (_CELL_WIDTH + _GAP) - _GAP
-    query_lines = list(_wrap(query, _font(_QUERY_SIZE), width - 2 * _MARGIN))
+    query_lines = list(wrap_text(query, text_font(_QUERY_SIZE), width - 2 * _MARGIN, _MAX_QUERY_LINES))
     hits_top = _MARGIN + len(query_lines) * _QUERY_HEIGHT + _GAP
     cell_height = _IMAGE_HEIGHT + 2 * _FRAME + _LABEL_HEIGHT
     hit_lines = -(-len(hits) // columns)
     row = Image.new("RGB", (width, hits_top + hit_lines * (cell_height + _GAP) + _MARGIN - _GAP), "white")
     draw = ImageDraw.Draw(row)
     for index, text in enumerate(query_lines):
-        draw.text((_MARGIN, _MARGIN + index * _QUERY_HEIGHT), text, fill=_INK, font=_font(_QUERY_SIZE))
+        draw.text((_MARGIN, _MARGIN + index * _QUERY_HEIGHT), text, fill=INK, font=text_font(_QUERY_SIZE))
     for index, hit in enumerate(hits):
         line, column = divmod(index, columns)
         _draw_hit(row, _MARGIN + column * (_CELL_WIDTH + _GAP), hits_top + line * (cell_height + _GAP), index + 1, hit)
@@ -116,33 +114,6 @@ def _draw_hit(row: Image.Image, left: int, top: int, rank: int, hit: Hit) -> Non
     draw.rounded_rectangle(outer, radius=_FRAME, fill=color)
     row.paste(image, (x, y))
     baseline = top + _IMAGE_HEIGHT + 2 * _FRAME + round(0.72 * _LABEL_HEIGHT)
-    font = _font(_LABEL_SIZE)
+    font = text_font(_LABEL_SIZE)
     draw.text((left + 2, baseline), f"{rank}", fill=_STYLES[None][0], font=font, anchor="ls")
     draw.text((left + _CELL_WIDTH - 2, baseline), f"{mark} {score:.3f}", fill=color, font=font, anchor="rs")
-
-
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> Iterator[str]:
-    """Lines no wider than a width in pixels, the last one ending in an ellipsis where the text goes on."""
-    words = text.split()
-    for number in range(1, _MAX_QUERY_LINES + 1):
-        line = ""
-        while words and font.getlength(f"{line} {words[0]}".lstrip()) <= width:
-            line = f"{line} {words.pop(0)}".lstrip()
-        if words and not line:  # a word wider than the line
-            end = 1
-            while font.getlength(words[0][: end + 1]) <= width:
-                end += 1
-            line, words[0] = words[0][:end], words[0][end:]
-        if number == _MAX_QUERY_LINES and words:
-            while font.getlength(line + " …") > width:
-                line = line[:-1].rstrip()
-            line += " …"
-        if not line:
-            return
-        yield line
-
-
-@cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    """The font that comes with matplotlib: the same on every machine, and it has the marks."""
-    return ImageFont.truetype(os.path.join(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf"), size)

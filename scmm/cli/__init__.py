@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from scmm.cli import index, retrieval, search, serve, training
+from scmm.cli import analyze, data, experiments, hub, index, results, retrieval, search, serve, training
 
 
 app = typer.Typer(
@@ -15,8 +15,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for group in (training, retrieval, index, search, serve):
+for group in (training, experiments, results, retrieval, index, search, serve, hub):
     app.add_typer(group.app)
+app.add_typer(data.app, name="data")
+app.add_typer(analyze.app, name="analyze")
 
 
 def main() -> None:

@@ -22,8 +22,8 @@ SourcePath = Annotated[
     Path,
     typer.Argument(
         metavar="SOURCE",
-        help="A folder of images, with a metadata.csv or metadata.jsonl if there is one; such a file itself; a "
-        "Parquet file; the folder of a saved data set; or, with --benchmark, the folder that contains the benchmark's.",
+        help="A folder of images, with its metadata.csv or metadata.jsonl if there is one; such a file itself; a "
+        "Parquet file; the folder of a saved data set; with --benchmark, the folder that contains the benchmark's.",
     ),
 ]
 Benchmark = Annotated[

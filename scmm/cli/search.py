@@ -79,8 +79,8 @@ def search(
     """
     Rank the images of a gallery by sentences. It knows its model.
 
-    Without a gallery, scmm search CHECKPOINT FOLDER SENTENCE... embeds the images of a folder on the fly; unreadable ones
-    are named and skipped.
+    Without a gallery, scmm search CHECKPOINT FOLDER SENTENCE... embeds the images of a folder on the fly; unreadable
+    ones are named and skipped.
     """
     from scmm.retrieval.gallery.store import is_gallery
 

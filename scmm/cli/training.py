@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from scmm.cli.results import print_results
+
 
 app = typer.Typer()
 
@@ -27,34 +29,23 @@ def demo(
 
 @app.command(epilog="Example:  scmm train recipes/paperdoll.yaml --data-root runs/demo/data --output-dir runs/mine")
 def train(
-    recipe: Annotated[Path, typer.Argument(help="YAML file of data, model and training arguments.")],
+    recipes: Annotated[
+        list[Path],
+        typer.Argument(metavar="RECIPE...", help="YAML files of data, model and training; a later one wins."),
+    ],
     data_root: Annotated[str | None, typer.Option(help="Instead of the recipe's data_root.")] = None,
     output_dir: Annotated[str | None, typer.Option(help="Instead of the recipe's output_dir.")] = None,
     seed: Annotated[int | None, typer.Option(help="Instead of the recipe's seed.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in output_dir.")] = False,
 ) -> None:
     """Train a model as a recipe says; keeps the checkpoint that is best on the evaluation split."""
-    from transformers.trainer_utils import get_last_checkpoint
+    from scmm.recipes import read_recipe, recipe_name
+    from scmm.results import results_table
+    from scmm.runs import run_recipe
 
-    from scmm.recipes import build_trainer, read_recipe
-
-    parsed = read_recipe(recipe, data_root=data_root, output_dir=output_dir, seed=seed)
-    data, _, args = parsed
-    target = Path(str(args.output_dir))
-    checkpoint = get_last_checkpoint(str(target)) if target.is_dir() else None
-    if resume and checkpoint is None:
-        raise ValueError(f"{target} has no checkpoint to resume from.")
-    # Of several processes the first one looks: it may have begun to write when the others get here.
-    if not resume and int(os.environ.get("RANK", 0)) == 0 and target.is_dir() and any(target.iterdir()):
-        raise FileExistsError(f"{target} already holds a run: add --resume, or choose another --output-dir.")
-    trainer, splits = build_trainer(parsed)
-    result = trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    trainer.save_state()
-    trainer.save_metrics("train", {**result.metrics, "selection_split": data.eval_split})
-    for split in (data.eval_split, *({"test"} & set(splits) - {data.eval_split})):
-        metrics = trainer.evaluate(splits[split], metric_key_prefix=split)  # ty: ignore[invalid-argument-type]
-        trainer.log_metrics(split, metrics)
-        trainer.save_metrics(split, metrics)
-    if trainer.is_world_process_zero():
-        typer.echo(f"The best checkpoint by {args.metric_for_best_model} on {data.eval_split} is in {target}.")
+    parsed = read_recipe(*recipes, data_root=data_root, output_dir=output_dir, seed=seed)
+    results = run_recipe(parsed, source=recipe_name(recipes), resume=resume)
+    if int(os.environ.get("RANK", 0)) == 0:
+        print_results(results_table([results]))
+        selected = f"best by {results['selection']['metric']} on {results['selection']['split']}"
+        typer.echo(f"The {selected if parsed[2].load_best_model_at_end else 'last'} is in {parsed[2].output_dir}.")

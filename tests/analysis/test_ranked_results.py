@@ -106,21 +106,6 @@ def test_markup_is_drawn_as_it_is(tmp_path):
     assert all(not np.array_equal(a, b) for i, a in enumerate(pictures) for b in pictures[:i])
 
 
-def test_lines_fit_and_lose_nothing_until_they_are_cut():
-    font = ranked_results._font(28)
-    text = "a tall woman with a yellow umbrella and a superextraordinarilylongword " * 2
-    lines = list(ranked_results._wrap(text, font, 500))
-    assert all(font.getlength(line) <= 500 for line in lines)
-    assert len(lines) == 4
-    assert lines[-1].endswith(" …")
-    assert (
-        "".join(lines)[:-2].replace(" ", "")
-        == text.replace(" ", "")[: sum(len(x.replace(" ", "")) for x in lines) - 1]
-    )
-    assert list(ranked_results._wrap("a\nred  hat", font, 500)) == ["a red hat"]
-    assert "".join(ranked_results._wrap("y" * 60, font, 500)) == "y" * 60
-
-
 def test_paths_are_read_and_bad_images_named(tmp_path):
     crop().save(tmp_path / "good.png")
     (tmp_path / "empty.jpg").touch()

@@ -40,9 +40,7 @@ def serve(serving, tmp_path, monkeypatch):
     (tmp_path / "uploads").mkdir()
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     with ExitStack() as stack:
-        yield lambda gallery: stack.enter_context(
-            serving(create_app(SearchService(gallery), tmp_path / "uploads"))
-        )
+        yield lambda gallery: stack.enter_context(serving(create_app(SearchService(gallery), tmp_path / "uploads")))
 
 
 @pytest.fixture
@@ -122,9 +120,7 @@ def test_more_like_this_and_why_by_keyboard_alone(serve, open_page, gallery):
     expect(dialog).to_have_count(0)
 
     chosen = ids(page)[3]
-    page.locator("li", has=page.locator(f'[data-id="{chosen}"]')).get_by_role(
-        "button", name="More like this"
-    ).focus()
+    page.locator("li", has=page.locator(f'[data-id="{chosen}"]')).get_by_role("button", name="More like this").focus()
     page.keyboard.press("Enter")
     expect(page.locator(".scmm-like")).to_be_visible()
     assert ids(page) == [hit.id for hit in gallery.search(Query(like=chosen), top_k=20)] and ids(page)[0] == chosen
@@ -186,8 +182,7 @@ def test_a_vanished_image(serve, open_page, own_gallery, own_crops):
 def test_two_users_do_not_see_each_others_results(serve, open_page, gallery):
     url = serve(gallery)
     pages = {sentence: open_page(url) for sentence in ("a red coat", "blue trousers")}
-    for page in pages.values():
-        for sentence, page in pages.items():
+    for sentence, page in pages.items():
         search(page, sentence)
     for sentence, page in pages.items():
         expect(page.locator(".scmm-said")).to_contain_text(sentence)

@@ -233,9 +233,11 @@ class TestReproducibility:
         with pytest.raises(TypeError):
             collator(rows)
 
-    def test_workers_make_no_difference(self, own_items, collator):
+    @pytest.mark.parametrize("num_workers", [1, 2])
+    def test_workers_make_no_difference(self, own_items, collator, num_workers):
         alone = DataLoader(own_items, batch_size=10, collate_fn=collator)
-        shared = DataLoader(own_items, batch_size=10, collate_fn=collator, num_workers=2, persistent_workers=True)
+        options = {"num_workers": num_workers, "persistent_workers": True}
+        shared = DataLoader(own_items, batch_size=10, collate_fn=collator, **options)
         for epoch in (0, 1):  # the workers of epoch 0 outlive it
             own_items.set_epoch(epoch)
             batches, expected = list(shared), list(alone)

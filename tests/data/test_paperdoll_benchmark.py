@@ -3,11 +3,10 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from scmm.data.paperdoll import benchmark, contact_sheet, paperdoll_records, read_paperdoll, render_paperdoll
+from scmm.data.paperdoll import benchmark, paperdoll_records, read_paperdoll, render_paperdoll
 
 
 SMALL = {"train_identities": 9, "val_identities": 1, "test_identities": 2, "image_size": (64, 32), "progress": False}
@@ -104,14 +103,3 @@ def test_too_large_images_are_refused_before_anything_is_written(tmp_path):
 def test_impossible_numbers_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
         paperdoll_records(**bad)
-
-
-def test_contact_sheet_draws_images_and_text(root):
-    records = read_paperdoll(root)[:5]
-    sheet = contact_sheet(records, root / "PaperDoll" / "imgs", columns=3, cell_width=200, image_height=128)
-    assert sheet.width == 600 and sheet.height > 2 * 128
-    array = np.asarray(sheet)
-    assert (array[:128, :200] != 255).any() and (array[136:170, :200] == 0).any()
-    assert (array[-20:, 400:] == 255).all()  # the sixth cell is empty
-    with pytest.raises(ValueError, match="at least one"):
-        contact_sheet([], root)

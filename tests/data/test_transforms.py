@@ -133,6 +133,34 @@ class TestRandomErasing:
         assert 0.02 * 0.9 <= area.min() < 0.03 and 0.37 < area.max() <= 0.4 * 1.05
         assert 0.3 * 0.9 <= ratio.min() < 0.4 and 3.0 < ratio.max() <= 3.3 * 1.1
 
+    def test_sizes_and_places_are_distributed_as_the_fields(self):
+        """Against numpy: a uniform area and a log-uniform ratio, drawn until they fit, and a uniform place."""
+        height, width, rng = 128, 64, np.random.default_rng(0)
+        areas, ratios = rng.uniform(0.02, 0.4, 10**6), np.exp(rng.uniform(np.log(0.3), np.log(3.3), 10**6))
+        tall, wide = np.sqrt(height * width * areas * ratios), np.sqrt(height * width * areas / ratios)
+        fits = (tall < height - 0.5) & (wide < width - 0.5)
+        assert 0.5 < fits.mean() < 0.95, "some do not fit, which shifts the distribution of those that do"
+        edges = [np.quantile(side[fits], np.linspace(0.2, 0.8, 4)) for side in (tall, wide)]
+
+        def cells(tall: np.ndarray, wide: np.ndarray) -> np.ndarray:
+            return np.bincount(5 * np.digitize(tall, edges[0]) + np.digitize(wide, edges[1]), minlength=25)
+
+        expected = cells(tall[fits], wide[fits]) / fits.sum() * DRAWS
+        pixels, source, sizes, places = distinct_pixels(height, width), generator(), [], []
+        for _ in range(DRAWS):
+            gone = (random_erasing(pixels, source, 1.0) == 0).all(0)
+            rows, columns = gone.any(1).nonzero().flatten(), gone.any(0).nonzero().flatten()
+            sizes.append((len(rows), len(columns)))
+            places.append((int(rows[0]) / (height - len(rows) + 1), int(columns[0]) / (width - len(columns) + 1)))
+        # Half a pixel, either way, is what rounding does to a drawn side.
+        found = cells(*(np.array(sizes).T + rng.uniform(-0.5, 0.5, (2, DRAWS))))
+        common = expected >= 5
+        # At most 25 cells: chi-squared has a mean of 24 and exceeds 52 once in a thousand seeds.
+        assert common.sum() > 12 and ((found - expected)[common] ** 2 / expected[common]).sum() < 52
+        for place in np.array(places).T:  # uniform on the whole pixels that the rectangle can start at
+            counts = np.histogram(place, bins=4, range=(0, 1))[0]
+            assert abs(counts / DRAWS - 0.25).max() < 0.06
+
     @pytest.mark.parametrize("probability", [0.0, 0.4, 1.0])
     def test_as_often_as_asked(self, probability):
         pixels, source = distinct_pixels(), generator()
@@ -172,6 +200,18 @@ class TestTrainingAugmentation:
         torch.rand(3)  # the global generator has no say
         assert torch.equal(augment(pixels, generator(seed)), first)
         assert torch.equal(pixels, distinct_pixels(height, width))
+
+    def test_successive_choices_are_independent(self):
+        """Flips of successive images, and the flip and the place of one: no pair of outcomes is favored."""
+        pixels, source = distinct_pixels(6, 4), generator()
+        outcomes = []
+        for _ in range(DRAWS):
+            flipped = horizontal_flip(pixels, source, 0.5)
+            cropped = pad_and_crop(pixels, source, padding=1)
+            outcomes.append((not torch.equal(flipped, pixels), bool((cropped[:, 0] == 0).all())))
+        pairs = np.array(outcomes)
+        assert abs(np.corrcoef(pairs.T)[0, 1]) < 4 / DRAWS**0.5
+        assert abs(np.corrcoef(pairs[1:, 0], pairs[:-1, 0])[0, 1]) < 4 / DRAWS**0.5
 
     def test_seeds_differ(self):
         augment = TrainingAugmentation(erasing_probability=0.5)

@@ -7,14 +7,12 @@ from scmm.data.paperdoll.drawing import draw_image, render_image
 from scmm.data.paperdoll.export import export_paperdoll, read_paperdoll
 from scmm.data.paperdoll.oracle import oracle_scores
 from scmm.data.paperdoll.scenes import CAMERAS, Camera, Scene, sample_scene
-from scmm.data.paperdoll.sheet import contact_sheet
 
 
 __all__ = [
     "CAMERAS",
     "Camera",
     "Scene",
-    "contact_sheet",
     "draw_image",
     "export_paperdoll",
     "number_of_identities",

@@ -18,7 +18,7 @@ from scmm.retrieval.gallery.exact import rescore
 
 logger = logging.getLogger(__name__)
 
-# Images that are compared exactly for each query.
+# Images that are compared exactly for each query; a gallery of no more has no use for compressed vectors.
 RERANK = 500
 _FOLDER = "codes"
 
@@ -90,8 +90,11 @@ class Codes:
         faiss = import_extra("faiss", "ann")
         with _lock(self.folder):
             if self.file.is_file():
-                self._index = faiss.read_index(str(self.file))
-                return
+                try:
+                    self._index = faiss.read_index(str(self.file))
+                    return
+                except RuntimeError as error:
+                    logger.warning("%s is broken and made anew: %s", self.file, error)
             logger.warning("Compressing %d vectors for approximate search.", len(vectors))
             self._index = _build(faiss, vectors)
             if is_newest():

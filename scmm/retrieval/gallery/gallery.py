@@ -166,12 +166,12 @@ class Gallery:
     @property
     def identity(self) -> ModelIdentity:
         """The model that it was built with."""
-        return ModelIdentity(**self._store.manifest["model"])
+        return ModelIdentity(**self._store.read_manifest()["model"])
 
     @property
     def retention_days(self) -> float | None:
         """How long images are kept; `None` if without end."""
-        return self._store.manifest["retention_days"]
+        return self._store.read_manifest()["retention_days"]
 
     @property
     def model(self) -> SCMMModel:
@@ -283,7 +283,7 @@ class Gallery:
             GalleryBusyError: if another process is writing.
         """
         with self._store.writing():
-            self._store.set(retention_days=_checked_days(days))
+            self._store.write_manifest({**self._store.read_manifest(), "retention_days": _checked_days(days)})
 
     def embed(self, queries: Sequence[AnyQuery]) -> Tensor:
         """
@@ -383,7 +383,8 @@ class Gallery:
                 are on different scales.
             approximate (`bool`, defaults to `False`):
                 Scan compressed vectors and compare only the most promising images exactly. Some images may be missed:
-                [`~Gallery.recall`] measures how many on your own queries. With conditions the search stays exact.
+                [`~Gallery.recall`] measures how many on your own queries. With conditions, and among a few
+                hundred images, the search stays exact.
 
         Returns:
             `list[Hit]`: the images, best first.
@@ -551,7 +552,7 @@ class Gallery:
     def _record(self, id: str, columns: Sequence[str]) -> dict[str, Any]:
         def find(view: View) -> dict[str, Any]:
             place = pc.index(view.snapshot.column("id"), id).as_py()
-            if place < 0:
+            if place < 0 or view.expired(self.retention_days)[place]:
                 raise GalleryError(f"{self.path} has no image with the id {id!r}.")
             return view.snapshot.take([place], columns)[0]
 

@@ -62,13 +62,7 @@ class Store:
         self.path = Path(os.path.abspath(path))
         if not is_gallery(self.path):
             raise FileNotFoundError(f"{path} is not a gallery: `scmm index build` makes one.")
-        try:
-            self.manifest: dict[str, Any] = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
-            version = self.manifest["format"]
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise GalleryError(f"{self.path / MANIFEST} is broken: {error!r}") from None
-        if version != _FORMAT:
-            raise GalleryError(f"{path} has format {version}; this version of scmm reads format {_FORMAT}.")
+        self.read_manifest()
         self.table = _connect(self.path).open_table(_TABLE)
 
     @classmethod
@@ -105,10 +99,20 @@ class Store:
             _write_json(path / MANIFEST, {"format": _FORMAT, **manifest})
         return cls(path)
 
-    def set(self, **entries: Any) -> None:
-        """Changes entries of `gallery.json`."""
-        self.manifest.update(entries)
-        _write_json(self.path / MANIFEST, self.manifest)
+    def read_manifest(self) -> dict[str, Any]:
+        """What `gallery.json` says now."""
+        try:
+            manifest = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+            version = manifest["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise GalleryError(f"{self.path / MANIFEST} is broken: {error!r}") from None
+        if version != _FORMAT:
+            raise GalleryError(f"{self.path} has format {version}; this version of scmm reads format {_FORMAT}.")
+        return manifest
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        """Replaces `gallery.json`."""
+        _write_json(self.path / MANIFEST, manifest)
 
     @contextlib.contextmanager
     def writing(self) -> Generator[None]:
@@ -142,11 +146,12 @@ class Store:
 
     def stats(self) -> dict[str, Any]:
         """Where the gallery is and what it takes of the disk."""
+        manifest = self.read_manifest()
         files = [path for path in self.path.rglob("*") if path.is_file()]
         return {
             "path": str(self.path),
-            "model": self.manifest["model"],
-            "retention_days": self.manifest["retention_days"],
+            "model": manifest["model"],
+            "retention_days": manifest["retention_days"],
             "dim": self.dim,
             "files": len(files),
             "bytes": sum(path.stat().st_size for path in files),

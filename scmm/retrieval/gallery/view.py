@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from scmm.retrieval.gallery import approximate as approximate_search
 from scmm.retrieval.gallery.approximate import Codes, RecallReport
 from scmm.retrieval.gallery.columns import KNOWN_COLUMNS
 from scmm.retrieval.gallery.exact import exact_top_k
@@ -74,7 +75,6 @@ class View:
 
     def recall(self, queries: Tensor, top_k: int) -> RecallReport:
         """Measures approximate against exact search, query by query."""
-        self.codes.load(self.vectors, self._is_newest)
         found, seconds = {}, {}
         for approximate in (False, True):
             find = self._finder(queries[:1], None, approximate)
@@ -124,7 +124,7 @@ class View:
     ) -> Callable[[int], list[tuple[Tensor, Tensor]]]:
         """What finds a number of images for each query."""
         queries = queries.to(self.vectors.device)
-        if approximate and rows is None:
+        if approximate and rows is None and len(self.snapshot) > approximate_search.RERANK:
             self.codes.load(self.vectors, self._is_newest)
             return lambda count: self.codes.top_k(self.vectors, queries, count)
         return lambda count: exact_top_k(self.vectors, queries, count, rows)

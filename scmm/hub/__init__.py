@@ -1,0 +1,1 @@
+"""Checkpoints from other projects, and what goes to the Hub."""
