@@ -55,7 +55,7 @@ def open_page(browser, serve):  # closes its pages before the server ends
         page.set_default_timeout(30_000)
         host = urlsplit(url).netloc
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("console", lambda said: said.type in ("error", "warning") and complaints.append(said.text))
+        page.on("console", lambda said: said.type == "error" and complaints.append(said.text))
         page.on(
             "request",
             lambda request: urlsplit(request.url).netloc not in (host, "") and complaints.append(request.url),
