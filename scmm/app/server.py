@@ -1,6 +1,9 @@
 """Runs the web application until it is interrupted."""
 
+import contextlib
 import os
+import signal
+import sys
 import tempfile
 from ipaddress import ip_address
 from pathlib import Path
@@ -42,7 +45,10 @@ def run_server(service: SearchService, *, host: str, port: int, auth: tuple[str,
             address = f"[{host}]" if ":" in host else host
             url = f"http://{address}:{socket.getsockname()[1]}"
             print(f"Searching {len(service.gallery):,} images at {url} (Ctrl+C ends it)", flush=True)
-            uvicorn.Server(config).run([socket])
+            # uvicorn ends by the signal that it got; the folder must be removed before the process ends.
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+            with contextlib.suppress(KeyboardInterrupt):
+                uvicorn.Server(config).run([socket])
 
 
 def _is_loopback(host: str) -> bool:
