@@ -7,7 +7,7 @@ SEED ?= 0
 
 HF_TESTS ?= .cache/transformers_tests
 
-.PHONY: install demo test test-slow test-hf format
+.PHONY: install demo test test-slow test-hf test-browser format
 
 install: $(VENV)/installed
 
@@ -33,6 +33,11 @@ test-slow: install
 test-hf: install
 	$(BIN)/python tests/hf/fetch_transformers_tests.py $(HF_TESTS)
 	TRANSFORMERS_TESTS=$(HF_TESTS) $(BIN)/python -m pytest tests/hf
+
+# The page in a real browser: needs Debian's package chromium, or another one that SCMM_CHROMIUM names.
+test-browser: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,test-browser]"
+	$(BIN)/python -m pytest tests/app/test_app_browser.py
 
 format: install
 	$(BIN)/ruff check --fix .

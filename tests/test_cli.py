@@ -24,6 +24,7 @@ from scmm.retrieval.metrics import retrieval_metrics
 
 
 COMMANDS = (
+    "serve",
     "demo",
     "train",
     "ablate",

@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from scmm.cli import analyze, data, experiments, export, hub, index, results, retrieval, search, training
+from scmm.cli import analyze, data, experiments, export, hub, index, results, retrieval, search, serve, training
 
 
 app = typer.Typer(
@@ -15,7 +15,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-for group in (training, experiments, results, retrieval, index, search, hub, export):
+for group in (training, experiments, results, retrieval, index, search, serve, hub, export):
     app.add_typer(group.app)
 app.add_typer(data.app, name="data")
 app.add_typer(analyze.app, name="analyze")

@@ -1,4 +1,4 @@
-"""Loading the dual encoder of a checkpoint with its processor."""
+"""Loading the dual encoder of a checkpoint with its processor, and its decoder where it has one."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig
 
-from scmm.modeling_scmm import SCMMModel
+from scmm.modeling_scmm import SCMMForPreTraining, SCMMModel
 from scmm.processing import SCMMProcessor
 
 
@@ -65,3 +65,26 @@ def load_dual_encoder(
         raise ValueError(f"{checkpoint} {what}: {error}") from error
     model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return model, processor  # ty: ignore[invalid-explicit-return] (an OnnxModel does what an SCMMModel does)
+
+
+def load_decoder(
+    checkpoint: str | os.PathLike, encoder: SCMMModel, revision: str | None = None
+) -> SCMMForPreTraining | None:
+    """
+    Loads the cross-modal decoder of a training checkpoint, around a dual encoder that is loaded already.
+
+    Args:
+        checkpoint (`str` or `os.PathLike`): folder or Hub id that `encoder` was loaded from.
+        encoder ([`SCMMModel`]): the checkpoint's dual encoder.
+        revision (`str`, *optional*): branch, tag or commit on the Hub.
+
+    Returns:
+        [`SCMMForPreTraining`], *optional*: in evaluation mode and on the encoder's device; `None` if the checkpoint is
+        that of a dual encoder.
+    """
+    if SCMMForPreTraining.__name__ not in (encoder.config.architectures or ()):
+        return None
+    options: dict[str, Any] = {} if revision is None else {"revision": revision}
+    model = SCMMForPreTraining.from_pretrained(checkpoint, **options)
+    model.scmm = encoder  # not twice in memory
+    return model.to(encoder.device).eval()

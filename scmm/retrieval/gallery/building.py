@@ -263,7 +263,7 @@ def record_hashes(table: pa.Table) -> list[str]:
     return hashes
 
 
-def _read_file(path: str | None, identifier: str) -> bytes:
+def read_file(path: str | None, identifier: str) -> bytes:
     """The content of a file, if it is one that can be an image."""
     if path is None:
         raise ImageError(f"{identifier}: the source has neither the image nor its path")
@@ -276,6 +276,11 @@ def _read_file(path: str | None, identifier: str) -> bytes:
         return file.read()
 
 
+def content_hash(content: bytes) -> str:
+    """What tells one image file from another."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
 def _read_ahead(
     source: Source, known_hash: Callable[[str], str | None], processor: SCMMProcessor, ahead: int
 ) -> Generator[Item]:
@@ -286,8 +291,8 @@ def _read_ahead(
     def read(row: int) -> Item:
         try:
             encoded = source.embedded(row)
-            content = _read_file(paths[row], ids[row]) if encoded is None else encoded
-            item = Item(row, hashlib.blake2b(content, digest_size=16).hexdigest())
+            content = read_file(paths[row], ids[row]) if encoded is None else encoded
+            item = Item(row, content_hash(content))
             if item.content_hash != known_hash(ids[row]):
                 stream = io.BytesIO(content)
                 stream.name = paths[row] or ids[row]  # for messages

@@ -18,10 +18,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from scmm.modeling_scmm import SCMMModel
-from scmm.processing import SCMMProcessor
+from scmm.processing import ImageError, SCMMProcessor
 from scmm.retrieval.checkpoints import load_dual_encoder
 from scmm.retrieval.gallery.approximate import RecallReport
-from scmm.retrieval.gallery.building import AddReport, add_source, embed_source, take_embedded
+from scmm.retrieval.gallery.building import (
+    AddReport,
+    add_source,
+    content_hash,
+    embed_source,
+    read_file,
+    take_embedded,
+)
 from scmm.retrieval.gallery.columns import KNOWN_COLUMNS, parse_value
 from scmm.retrieval.gallery.filters import Filter, expired_before, is_expired
 from scmm.retrieval.gallery.identity import ModelIdentity, identify
@@ -346,6 +353,27 @@ class Gallery:
             GalleryError: if there is no image with this id.
         """
         return _hit(self._record(id, self._store.metadata_columns()), 1.0)
+
+    def read_image(self, id: str) -> bytes:
+        """
+        The encoded image of an id, as it was when it was indexed.
+
+        Args:
+            id (`str`): its id.
+
+        Returns:
+            `bytes`: the content of its file.
+
+        Raises:
+            GalleryError: if there is no image with this id, or it is older than the retention.
+            ImageError: if its file has changed since, or the image was within a data set.
+            OSError: if its file is gone.
+        """
+        record = self._record(id, ["path", "content_hash"])
+        content = read_file(record["path"], id)
+        if content_hash(content) != record["content_hash"]:
+            raise ImageError(f"{record['path']} has changed since it was indexed: add its folder again.")
+        return content
 
     def search(
         self,
