@@ -75,8 +75,15 @@ def ids(page) -> list[str]:
 
 
 def search(page, sentence: str) -> None:
-    page.get_by_label("Describe the person").fill(sentence)
-    page.get_by_label("Describe the person").press("Enter")
+    box = page.get_by_label("Describe the person")
+    box.fill(sentence)
+    for timeout in (3_000, 10_000, 30_000):  # a page that is still being set up does not hear a key
+        try:
+            with page.expect_request("**/queue/join*", timeout=timeout):
+                box.press("Enter")
+            return
+        except sync_api.TimeoutError:
+            continue
 
 
 def test_a_search_with_conditions_and_its_link(serve, open_page, gallery):
