@@ -1,6 +1,7 @@
 """transformers' own common tests of processors, run against SCMM's."""
 
 import unittest
+import unittest.mock
 
 import pytest
 from transformers import CLIPImageProcessorPil
@@ -19,6 +20,15 @@ class SCMMProcessorTest(common.ProcessorTesterMixin, unittest.TestCase):
             "and cuts captions at the model's length alone"
         ),
     }
+
+    @classmethod
+    def setUpClass(cls):
+        # Saved with its code, as for the Hub, a processor gains an `auto_map` that it has lost when it is loaded; the
+        # library's own processors are saved without.
+        patch = unittest.mock.patch.object(SCMMProcessor, "_auto_class", None)
+        patch.start()
+        cls.addClassCleanup(patch.stop)
+        super().setUpClass()
 
     @classmethod
     def _setup_image_processor(cls):
