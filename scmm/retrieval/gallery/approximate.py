@@ -15,13 +15,13 @@ from filelock import FileLock
 from torch import Tensor
 
 from scmm.extras import import_extra
-from scmm.retrieval.gallery.exact import rescore
+from scmm.retrieval.gallery.exact import exact_top_k
 
 
 logger = logging.getLogger(__name__)
 
 # Images that are compared exactly for each query; a gallery of no more has no use for compressed vectors.
-RERANK = 500
+RERANK = 2000
 _FOLDER = "codes"
 
 
@@ -139,13 +139,8 @@ class Codes:
         """As [`~scmm.retrieval.gallery.exact.exact_top_k`], of the most promising images alone."""
         count = min(len(vectors), max(RERANK, 2 * k))
         found = torch.from_numpy(self._index.search(queries.cpu().numpy(), count)[1]).to(vectors.device)
-        ranked = []
-        for query, rows in enumerate(found):
-            rows = rows[rows >= 0].sort().values
-            scores = rescore(vectors, queries, torch.full_like(rows, query), rows)
-            scores, order = scores.sort(descending=True, stable=True)
-            ranked.append((rows[order[:k]], scores[:k]))
-        return ranked
+        promising = (rows[rows >= 0].sort().values for rows in found)
+        return [exact_top_k(vectors, query[None], k, rows)[0] for query, rows in zip(queries, promising, strict=True)]
 
     def _write(self, name: str, write: Any) -> None:
         partial = self.folder / f"{name}.partial"
@@ -174,11 +169,12 @@ def _lock(folder: Path) -> FileLock:
 
 
 def _build(faiss: Any, vectors: Tensor) -> Any:
+    """A product quantizer of a bit for each dimension, laid out so that a processor scans many codes at once."""
     dim = vectors.shape[1]
-    index = faiss.index_factory(dim, "RaBitQfs", faiss.METRIC_INNER_PRODUCT)
-    blocks = vectors.split(2**16)
+    width = next(width for width in (4, 2, 1) if dim % width == 0)  # dimensions that share 4 bits
+    index = faiss.index_factory(dim, f"PQ{dim // width}x4fs", faiss.METRIC_INNER_PRODUCT)
     sample = vectors[torch.randperm(len(vectors), generator=torch.Generator().manual_seed(0))[: 2**16]]
     index.train(sample.cpu().float().numpy())
-    for block in blocks:
+    for block in vectors.split(2**16):
         index.add(np.ascontiguousarray(block.cpu().float().numpy()))
     return index

@@ -402,7 +402,7 @@ class Gallery:
             approximate (`bool`, defaults to `False`):
                 Scan compressed vectors and compare only the most promising images exactly. Some images may be missed:
                 [`~Gallery.recall`] measures how many on your own queries. With conditions, and among a few
-                hundred images, the search stays exact.
+                thousand images, the search stays exact.
 
         Returns:
             `list[Hit]`: the images, best first.

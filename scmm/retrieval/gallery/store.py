@@ -223,7 +223,8 @@ class Snapshot:
         self._table = _connect(path).open_table(_TABLE)
         with _gone():
             self._table.checkout(version)
-            rows = self._table.search().select(["id"]).with_row_id(True).to_arrow()
+            # A column has to be read along; this one is short.
+            rows = self._table.search().select(["time"]).with_row_id(True).to_arrow()
         self.row_ids: np.ndarray = rows["_rowid"].to_numpy()
         self._columns: dict[str, pa.ChunkedArray] = {}
 

@@ -124,7 +124,11 @@ class View:
         queries = queries.to(self.vectors.device)
         if approximate and rows is None and len(self.snapshot) > approximate_search.RERANK:
             self.codes.load(self.vectors, self._is_newest)
-            return lambda count: self.codes.top_k(self.vectors, queries, count)
+            return lambda count: (
+                self.codes.top_k(self.vectors, queries, count)
+                if count <= len(self.snapshot) / 10  # of more, the codes may give too few
+                else exact_top_k(self.vectors, queries, count)
+            )
         return lambda count: exact_top_k(self.vectors, queries, count, rows)
 
     def _is_newest(self) -> bool:
