@@ -1,5 +1,6 @@
 """Images and captions as they come: odd modes, broken files, images too large, captions that are not sentences."""
 
+import gc
 import io
 import os
 import pickle
@@ -159,9 +160,11 @@ class TestLoadImage:
     def test_the_file_is_closed(self, tmp_path):
         path = tmp_path / "person.jpg"
         COLOR.save(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", ResourceWarning)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always", ResourceWarning)
             load_image(path)
+            gc.collect()
+        assert [str(one.message) for one in said] == []
 
 
 class TestBrokenImages:

@@ -56,7 +56,9 @@ def test_longer_and_more_captions_take_more_room(tmp_path):
 
 @pytest.mark.parametrize("caption", ["", " \n", "$x^2$", "<b>red</b>", "穿红色外套的女人", "null \x00", "x" * 3000])
 def test_any_caption_is_drawn(tmp_path, caption):
-    sample_sheet_figure(rows({"image": image(), "captions": [caption]}), tmp_path / "samples.png")
+    path = sample_sheet_figure(rows({"image": image(), "captions": [caption]}), tmp_path / "samples.png")
+    with Image.open(path) as picture:
+        assert len(picture.convert("RGB").getcolors(2**24)) > 1, "something is drawn"
 
 
 def test_bad_images_are_named_and_nothing_is_written(tmp_path):
