@@ -95,8 +95,9 @@ def build_page(service: SearchService, gate: Gate) -> gr.Blocks:
         detail = gr.HTML(js_on_load=_JS, elem_id="detail")
 
         asked = [sentence, cameras, after, before, top_k, each_person, picture]
-        # A handler that waits holds no thread: the gate bounds what computes, the queue what waits.
-        options: dict[str, Any] = {"show_progress": "minimal", "concurrency_limit": 16, "api_visibility": "private"}
+        # Each event is one request with one answer. Gradio's queue answers over a stream that it closes when nothing
+        # is pending; what is sent in that moment stays without an answer. The gate bounds what computes and waits.
+        options: dict[str, Any] = {"show_progress": "minimal", "queue": False, "api_visibility": "private"}
 
         async def find(make_search: Callable[[], Search]) -> str:
             return await _answer(lambda: results_html(service.search(make_search())), gate)
@@ -142,7 +143,6 @@ def build_page(service: SearchService, gate: Gate) -> gr.Blocks:
             place.more_like_this(more_like_this, conditions, [like, sentence, picture, results, detail], **options)
         results.open_image(open_image, None, detail, **options)
         page.load(follow_link, link, [like, *asked[:-1], results], js="() => window.location.search", **options)
-    page.queue(max_size=64)
     return page
 
 

@@ -211,7 +211,7 @@ class TestWhy:
 
         encoder, _ = load_dual_encoder(training_checkpoint)
         decoder = load_decoder(training_checkpoint, encoder)
-        client = client_of(gallery, tmp_path / "uploads", decoder=decoder)
+        client = client_of(gallery, tmp_path / "uploads", explainer=decoder)
         report = client.get("/api/why", params={"id": "05.jpg", "q": "a red coat"}).json()
         assert report["method"] == "attention" and [word["word"] for word in report["words"]] == ["a", "red", "coat"]
 
@@ -272,7 +272,7 @@ class TestGuards:
         assert client.post("/gradio_api/upload", files=picture).status_code == 503
         large = {"files": ("a.jpg", bytes(MAX_UPLOAD), "image/jpeg")}
         assert client.post("/gradio_api/upload", files=large).status_code == 413
-        assert client.post("/gradio_api/queue/join", content=bytes(MAX_BODY + 1)).status_code == 413
+        assert client.post("/gradio_api/run/predict", content=bytes(MAX_BODY + 1)).status_code == 413
 
     def test_a_flood_is_answered_or_refused(self, gallery, serving, tmp_path):
         folder = tmp_path / "uploads"

@@ -1,5 +1,6 @@
 """The page in a real browser: `make test-browser` installs what this needs."""
 
+import json
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -75,15 +76,18 @@ def ids(page) -> list[str]:
 
 
 def search(page, sentence: str) -> None:
+    """Types the sentence and presses Enter, again if the page is still being set up and does not hear the key."""
     box = page.get_by_label("Describe the person")
     box.fill(sentence)
-    for timeout in (3_000, 10_000, 30_000):  # a page that is still being set up does not hear a key
+    typed = json.dumps(box.input_value(), ensure_ascii=False)  # the page asks for more than this search as it loads
+    for timeout in (3_000, 10_000, 30_000):
         try:
-            with page.expect_request("**/queue/join*", timeout=timeout):
+            with page.expect_request(lambda asked: typed in (asked.post_data or ""), timeout=timeout):
                 box.press("Enter")
             return
         except sync_api.TimeoutError:
             continue
+    raise AssertionError(f"the page never sent {typed}")
 
 
 def test_a_search_with_conditions_and_its_link(serve, open_page, gallery):
