@@ -6,7 +6,7 @@ Speed of embedding a gallery and its queries, each against the plain way.
 
 1. Preparing images (reading, decoding, resizing) against embedding them: the share of the time.
 2. `Gallery.add`, the table on the disk included, against a loop around `CLIPModel` with the same weights: PIL
-   processor, batches of one, float32.
+   processor, batches of one, float32; and with the towers in int8 (`--backend onnx-int8`) against itself.
 3. `encode_captions`, whose batches are sorted by length, against batches padded to 77 tokens.
 
 The weights are random, which changes nothing of the speed. The images are drawn: 128x64 for the small model, which is
@@ -33,6 +33,7 @@ from transformers.models.clip.modeling_clip import CLIPVisionEmbeddings
 from scmm import Gallery, SCMMConfig, SCMMModel, SCMMProcessor
 from scmm.data.paperdoll import paperdoll_records, render_paperdoll
 from scmm.data.transforms import load_pixels
+from scmm.hub.onnx import OnnxModel, export_onnx
 from scmm.retrieval.encode import embed_pixels, encode_captions, encode_images
 from scmm.retrieval.gallery.building import batch_size_for
 from scmm.retrieval.search import find_images
@@ -97,7 +98,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, tuple[float, float]]:
 
 
 def compare(ways: dict[str, Callable[[], Any]], count: int, unit: str, rounds: int) -> dict[str, Any]:
-    """Runs all ways in turn and prints their speeds and the ratio of the last to the first; returns the results."""
+    """Runs all ways in turn and prints their speeds, each with its ratio to the one before; returns the results."""
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     results = {}
     for _ in range(rounds):
@@ -107,10 +108,14 @@ def compare(ways: dict[str, Callable[[], Any]], count: int, unit: str, rounds: i
     medians = {
         name: [statistics.median(values) for values in zip(*taken, strict=True)] for name, taken in seconds.items()
     }
-    for name, (clock, processor_time) in medians.items():
-        print(f"  {name:32}{count / clock:10.1f} {unit}/s by the clock{count / processor_time:10.1f} by the processor")
-    plain, ours = (medians[name] for name in (next(iter(ways)), list(ways)[-1]))
-    print(f"  {'ratio':32}{plain[0] / ours[0]:10.2f}{'':19}{plain[1] / ours[1]:10.2f}")
+    print(f"  {f'{unit} per second':32}{'clock':>10}{'ratio':>8}{'processor':>12}{'ratio':>8}")
+    before = None
+    for name, taken in medians.items():
+        ratios = [
+            "" if before is None else f"{was / now:.2f}" for was, now in zip(before or taken, taken, strict=True)
+        ]
+        print(f"  {name:32}{count / taken[0]:10.1f}{ratios[0]:>8}{count / taken[1]:12.1f}{ratios[1]:>8}")
+        before = taken
     return results
 
 
@@ -150,15 +155,22 @@ def measure(preset: str, rounds: int, folder: Path) -> None:
     print(f"  preparing {rates[0]:.0f}, embedding {rates[1]:.1f} images per second of the processor")
     print(f"  preparing takes {100 * preparing[1] / embedding[1]:.1f} % of the time of embedding")
 
+    model.config.save_pretrained(folder / "onnx")
+    export_onnx(model, folder / "onnx")
+    int8 = OnnxModel.from_pretrained(folder / "onnx", "int8")
     built = []
 
-    def build() -> Gallery:
+    def build(model: SCMMModel | OnnxModel) -> Gallery:
         gallery = Gallery.create(folder / f"gallery-{len(built)}", model, processor)
         gallery.add(folder / "PaperDoll")
         built.append(gallery)
         return gallery
 
-    ways = {"CLIPModel, batches of one": lambda: plain_images(clip, processor, paths), "Gallery.add": build}
+    ways = {
+        "CLIPModel, batches of one": lambda: plain_images(clip, processor, paths),
+        "Gallery.add": lambda: build(model),
+        "Gallery.add, onnx-int8": lambda: build(int8),
+    }
     results = compare(ways, len(paths), "images", rounds)
     plain = results["CLIPModel, batches of one"]
     check(
@@ -169,6 +181,8 @@ def measure(preset: str, rounds: int, folder: Path) -> None:
     )
     stored = torch.stack([results["Gallery.add"].embedding(str(path)) for path in paths[:size]])
     check("stored ones, which have half precision", stored.float(), plain[:size], 1e-4 + 2**-12)
+    stored = torch.stack([results["Gallery.add, onnx-int8"].embedding(str(path)) for path in paths])
+    print(f"  int8: lowest cosine with float32 {F.cosine_similarity(stored.float(), plain).min().item():.5f}")
 
     lengths = [len(ids) for ids in processor.tokenizer(captions, truncation=True)["input_ids"]]
     print(f"  {num_captions} captions of {statistics.mean(lengths):.1f} tokens on average, at most {max(lengths)}")

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from scmm.analysis.why import Explanation, explain
-from scmm.modeling_scmm import SCMMForPreTraining
+from scmm.modeling_scmm import SCMMForPreTraining, SCMMModel
 from scmm.processing import load_image
 from scmm.retrieval.gallery import Filter, Gallery, GalleryError, Hit, Query
 
@@ -93,13 +93,16 @@ class SearchService:
 
     Args:
         gallery ([`Gallery`]): the gallery.
-        decoder ([`SCMMForPreTraining`], *optional*): the gallery's model with its decoder, for explanations.
+        explainer ([`SCMMForPreTraining`] or [`SCMMModel`], *optional*):
+            What explains results, the gallery's model with its decoder if it has one; by default the gallery's model.
         log_queries (`bool`, defaults to `False`): whether to log what is searched for.
     """
 
-    def __init__(self, gallery: Gallery, decoder: SCMMForPreTraining | None = None, log_queries: bool = False):
+    def __init__(
+        self, gallery: Gallery, explainer: SCMMForPreTraining | SCMMModel | None = None, log_queries: bool = False
+    ):
         self.gallery = gallery
-        self.decoder = decoder
+        self.explainer = explainer
         self.log_queries = log_queries
 
     def search(self, search: Search) -> Found:
@@ -153,7 +156,9 @@ class SearchService:
         """
         if not sentence.strip() or len(sentence) > MAX_SENTENCE:
             raise ValueError(f"An explanation needs a sentence of 1 to {MAX_SENTENCE} characters.")
-        model = self.gallery.model if self.decoder is None else self.decoder
+        model = self.explainer or self.gallery.model
+        if not isinstance(model, SCMMModel | SCMMForPreTraining):
+            raise ValueError("The gallery's model runs in onnxruntime alone, which gives no reasons.")
         return explain(model, self.gallery.processor, sentence, self._content(id))
 
     def facets(self) -> dict[str, Any]:

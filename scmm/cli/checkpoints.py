@@ -1,8 +1,17 @@
 """What several commands take: a checkpoint of a model with its processor."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
+
+
+class Backend(StrEnum):
+    """What computes embeddings: PyTorch, or onnxruntime with the files of `scmm export onnx`."""
+
+    torch = "torch"
+    onnx = "onnx"
+    onnx_int8 = "onnx-int8"
 
 
 Checkpoint = Annotated[str, typer.Argument(help="Folder or Hub id of an SCMM model with its processor.")]

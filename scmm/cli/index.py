@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from scmm.cli.checkpoints import load_checkpoint
+from scmm.cli.checkpoints import Backend, load_checkpoint
 
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ GalleryPath = Annotated[
 Days = Annotated[
     float | None, typer.Option(help="Erase images that are older than so many days, now and from then on.")
 ]
+EmbeddingBackend = Annotated[
+    Backend,
+    typer.Option(help="What computes the embeddings: onnx and onnx-int8 need what scmm export onnx writes."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -53,12 +57,13 @@ def build(
     benchmark: Benchmark = None,
     split: Split = "test",
     retention_days: Days = None,
+    backend: EmbeddingBackend = Backend.torch,
 ) -> None:
     """Make a gallery of images, or bring it up to date: what it holds already is not embedded again."""
     from scmm.retrieval.gallery import Gallery, is_gallery
 
     images = _source(source, benchmark, split)  # a wrong one should not cost the loading of a model
-    encoder, processor = load_checkpoint(model)
+    encoder, processor = load_checkpoint(model, backend=backend)
     if is_gallery(gallery):
         target = Gallery.open(gallery, model=encoder, processor=processor)
         if retention_days is not None:
@@ -93,6 +98,7 @@ def embed(
         typer.Option(min=1, help="Let so many workers of a Ray cluster (RAY_ADDRESS, or this machine) do it."),
     ] = None,
     part_size: Annotated[int, typer.Option(min=1, help="Images in a file; a kill loses at most so many.")] = 1024,
+    backend: EmbeddingBackend = Backend.torch,
     benchmark: Benchmark = None,
     split: Split = "test",
 ) -> None:
@@ -104,10 +110,18 @@ def embed(
     images = _source(source, benchmark, split)
     if ray_workers is None:
         use_local_gpu()
-        report = embed_shard(images, *load_checkpoint(model), output, shard=chosen, part_size=part_size, progress=True)
+        encoder, processor = load_checkpoint(model, backend=backend)
+        report = embed_shard(images, encoder, processor, output, shard=chosen, part_size=part_size, progress=True)
     else:
         report = embed_shard_with_ray(
-            images, model, output, workers=ray_workers, shard=chosen, part_size=part_size, progress=True
+            images,
+            model,
+            output,
+            workers=ray_workers,
+            shard=chosen,
+            part_size=part_size,
+            backend=backend.value,
+            progress=True,
         )
     for _, reason in report.skipped:
         typer.echo(f"skipped {reason}", err=True)

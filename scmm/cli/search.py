@@ -5,13 +5,12 @@ import re
 import tempfile
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scmm.cli.checkpoints import load_checkpoint
+from scmm.cli.checkpoints import Backend, load_checkpoint
 
 
 if TYPE_CHECKING:
@@ -21,14 +20,6 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 _IN_GALLERY = "In a gallery"
-
-
-class Backend(StrEnum):
-    """What computes the embeddings of a folder: PyTorch, or onnxruntime with the files of `scmm export onnx`."""
-
-    torch = "torch"
-    onnx = "onnx"
-    onnx_int8 = "onnx-int8"
 
 
 @dataclass
@@ -139,8 +130,10 @@ def search(
 def _open(path: str, model: str | None) -> "Gallery":
     from scmm.retrieval.gallery import Gallery
 
-    gallery = Gallery.open(path)
-    encoder, processor = load_checkpoint(model or gallery.identity.name, None if model else gallery.identity.revision)
+    identity = Gallery.open(path).identity
+    encoder, processor = load_checkpoint(
+        model or identity.name, None if model else identity.revision, identity.backend
+    )
     return Gallery.open(path, model=encoder, processor=processor)
 
 

@@ -33,7 +33,7 @@ def serve(
             show_envvar=True,
             metavar="USER:PASSWORD",
             help="Ask for this user and password. Other users of the machine can read a command's options, so better "
-            "set the variable.",
+            "set the variable. Beyond this machine, put a proxy with TLS before it: passwords are sent readable.",
         ),
     ] = None,
     log_queries: Annotated[
@@ -75,8 +75,14 @@ def _service(path: Path, checkpoint: str | None, log_queries: bool) -> "SearchSe
     from scmm.retrieval.gallery import Gallery
 
     logging.disable_progress_bar()
-    gallery = Gallery.open(path)
-    name, revision = (gallery.identity.name, gallery.identity.revision) if checkpoint is None else (checkpoint, None)
-    model, processor = load_dual_encoder(name, revision)
+    identity = Gallery.open(path).identity
+    name, revision = (identity.name, identity.revision) if checkpoint is None else (checkpoint, None)
+    model, processor = load_dual_encoder(name, revision, identity.backend)
     gallery = Gallery.open(path, model=model, processor=processor)
-    return SearchService(gallery, load_decoder(name, model, revision), log_queries)
+    if identity.backend != "torch":  # an explanation needs gradients or the decoder
+        try:
+            model, _ = load_dual_encoder(name, revision)
+        except ValueError as error:
+            typer.echo(f"No result will be explained: {error}", err=True)
+            return SearchService(gallery, log_queries=log_queries)
+    return SearchService(gallery, load_decoder(name, model, revision) or model, log_queries)

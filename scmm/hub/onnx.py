@@ -124,6 +124,10 @@ class OnnxModel(nn.Module):
     Args:
         config ([`SCMMConfig`]): the configuration of the exported model.
         text_model, vision_model (`str` or `os.PathLike`): the towers' ONNX files.
+        precision (`str`, defaults to `"fp32"`):
+            `"fp32"` or `"int8"`. In int8 one scale stands for a whole batch, so an embedding depends a little on what
+            is beside it: [`Gallery`] embeds one at a time.
+        name_or_path (`str`, defaults to `""`): folder or Hub id that the files are from.
 
     Example:
 
@@ -138,19 +142,32 @@ class OnnxModel(nn.Module):
     ```
     """
 
-    def __init__(self, config: SCMMConfig, text_model: str | os.PathLike, vision_model: str | os.PathLike):
+    def __init__(
+        self,
+        config: SCMMConfig,
+        text_model: str | os.PathLike,
+        vision_model: str | os.PathLike,
+        precision: Precision = "fp32",
+        name_or_path: str = "",
+    ):
         super().__init__()
         self.config = config
+        self.files = (Path(text_model), Path(vision_model))
+        self.precision: Precision = precision
+        self.name_or_path = name_or_path
         self.text_session, self.vision_session = _session(text_model), _session(vision_model)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | os.PathLike, precision: Precision = "fp32") -> "OnnxModel":
+    def from_pretrained(
+        cls, name_or_path: str | os.PathLike, precision: Precision = "fp32", revision: str | None = None
+    ) -> "OnnxModel":
         """
         Loads what [`export_onnx`] wrote.
 
         Args:
             name_or_path (`str` or `os.PathLike`): folder or Hub id that holds `config.json` and the folder `onnx`.
             precision (`str`, defaults to `"fp32"`): `"fp32"` or `"int8"`.
+            revision (`str`, *optional*): branch, tag or commit on the Hub.
 
         Raises:
             ExtraNotInstalledError: if onnxruntime is not installed.
@@ -160,13 +177,14 @@ class OnnxModel(nn.Module):
         files = []
         for tower in EMBEDS:
             name = f"onnx/{tower}.onnx" if precision == "fp32" else f"onnx/{tower}_{precision}.onnx"
-            file = cached_file(name_or_path, name, _raise_exceptions_for_missing_entries=False)
+            file = cached_file(name_or_path, name, revision=revision, _raise_exceptions_for_missing_entries=False)
             if file is None:
                 raise FileNotFoundError(
                     f"{name} is missing; write it with: scmm export onnx {name_or_path} OUTPUT_DIR"
                 )
             files.append(file)
-        return cls(SCMMConfig.from_pretrained(name_or_path), *files)
+        config = SCMMConfig.from_pretrained(name_or_path, revision=revision or "main")
+        return cls(config, *files, precision=precision, name_or_path=str(name_or_path))
 
     @property
     def device(self) -> torch.device:

@@ -53,7 +53,7 @@ def load_dual_encoder(
         else:
             from scmm.hub.onnx import OnnxModel
 
-            model = OnnxModel.from_pretrained(checkpoint, "int8" if backend == "onnx-int8" else "fp32")
+            model = OnnxModel.from_pretrained(checkpoint, "int8" if backend == "onnx-int8" else "fp32", revision)
         processor = SCMMProcessor.from_pretrained(checkpoint, **options)
         # Without its files a tokenizer is not missed but made up, with an empty vocabulary.
         if len(processor.tokenizer) != config.text_config.vocab_size:

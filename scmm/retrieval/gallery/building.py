@@ -22,6 +22,7 @@ from scmm.data.transforms import load_pixels
 from scmm.modeling_scmm import SCMMModel
 from scmm.processing import ImageError, SCMMProcessor
 from scmm.retrieval.encode import embed_pixels
+from scmm.retrieval.gallery.identity import backend_of
 from scmm.retrieval.gallery.qdrant import QdrantSnapshot, QdrantStore
 from scmm.retrieval.gallery.sources import Source, SourceError
 from scmm.retrieval.gallery.store import Snapshot, Store
@@ -83,8 +84,10 @@ def batch_size_for(model: SCMMModel) -> int:
 
     Always the same number, the last batch filled up: a product of another shape may be computed by another kernel,
     which rounds otherwise. In batches of one shape an image gets the same embedding bit for bit, whatever is beside
-    it.
+    it. In int8 one scale stands for a whole batch, so that each image is one of its own.
     """
+    if backend_of(model) == "onnx-int8":
+        return 1
     config: Any = model.config.vision_config
     height, width = config.image_size
     tokens = 1 + (height // config.patch_size) * (width // config.patch_size)

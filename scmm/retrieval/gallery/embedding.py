@@ -18,7 +18,7 @@ from tqdm import tqdm
 from scmm.extras import import_extra
 from scmm.modeling_scmm import SCMMModel
 from scmm.processing import SCMMProcessor
-from scmm.retrieval.checkpoints import load_dual_encoder
+from scmm.retrieval.checkpoints import Backend, load_dual_encoder
 from scmm.retrieval.gallery.building import embed_source, record_hashes
 from scmm.retrieval.gallery.identity import ModelIdentity, identify
 from scmm.retrieval.gallery.shards import Part, Shard, ShardError, shard_files
@@ -122,6 +122,7 @@ def embed_shard_with_ray(
     workers: int,
     shard: Shard = EVERYTHING,
     part_size: int = PART_SIZE,
+    backend: Backend = "torch",
     progress: bool = False,
 ) -> ShardReport:
     """
@@ -135,6 +136,7 @@ def embed_shard_with_ray(
         workers (`int`): how many, each on a GPU of its own where the cluster has some, else on a core of its own.
         shard ([`Shard`], defaults to everything): which share.
         part_size (`int`, defaults to 1024): images in a file.
+        backend (`str`, defaults to `"torch"`): see [`~scmm.retrieval.checkpoints.load_dual_encoder`].
         progress (`bool`, defaults to `False`): whether to show Ray's progress bars.
 
     Returns:
@@ -150,7 +152,8 @@ def embed_shard_with_ray(
     folder = Path(os.path.abspath(folder))
     if os.path.isdir(checkpoint):
         checkpoint = os.path.abspath(checkpoint)
-    report, parts = _remaining(read_source(source), identify(*load_dual_encoder(checkpoint)), folder, shard, part_size)
+    identity = identify(*load_dual_encoder(checkpoint, backend=backend))
+    report, parts = _remaining(read_source(source), identity, folder, shard, part_size)
     if not parts:
         return report
     workers = min(workers, len(parts))
@@ -164,7 +167,7 @@ def embed_shard_with_ray(
         # One block for each part: what Ray repeats after a worker's death is a part.
         embedded = data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             _RayWorker,
-            fn_constructor_args=(source, checkpoint, str(folder), str(shard), part_size),
+            fn_constructor_args=(source, checkpoint, backend, str(folder), str(shard), part_size),
             batch_size=1,
             compute=data.ActorPoolStrategy(min_size=1, max_size=workers, initial_size=workers),
             num_gpus=1 if ray.cluster_resources().get("GPU") else 0,
@@ -193,8 +196,10 @@ def use_local_gpu(environment: Mapping[str, str] = os.environ) -> None:
 class _RayWorker:
     """What a worker of Ray holds: the model and the listed source."""
 
-    def __init__(self, source: str | Dataset, checkpoint: str, folder: str, shard: str, part_size: int):
-        self.model, self.processor = load_dual_encoder(checkpoint)
+    def __init__(
+        self, source: str | Dataset, checkpoint: str, backend: Backend, folder: str, shard: str, part_size: int
+    ):
+        self.model, self.processor = load_dual_encoder(checkpoint, backend=backend)
         self.identity = identify(self.model, self.processor)
         self.source, self.folder = read_source(source), Path(folder)
         self.parts = Shard.parse(shard).parts(len(self.source), part_size)

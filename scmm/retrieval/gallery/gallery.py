@@ -124,7 +124,8 @@ class Gallery:
         Args:
             path (`str` or `os.PathLike`): a folder that does not exist or is empty; or the URL of a collection in
                 Qdrant, `qdrant://HOST:PORT/COLLECTION` (see [`~scmm.retrieval.gallery.qdrant.QdrantStore`]).
-            model ([`SCMMModel`]): the dual encoder whose embeddings it is to hold.
+            model ([`SCMMModel`]): the dual encoder whose embeddings it is to hold; an
+                [`~scmm.hub.onnx.OnnxModel`] will do.
             processor ([`SCMMProcessor`]): the processor saved with it.
             retention_days (`float`, *optional*): see [`~Gallery.set_retention`].
 
@@ -526,7 +527,8 @@ class Gallery:
 
     def _loaded_model(self) -> tuple[SCMMModel, SCMMProcessor]:
         if self._model is None:
-            self._take_model(*load_dual_encoder(self.identity.name, self.identity.revision))
+            identity = self.identity
+            self._take_model(*load_dual_encoder(identity.name, identity.revision, identity.backend))
         assert self._model is not None
         return self._model
 

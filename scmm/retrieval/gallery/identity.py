@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from scmm.hub.onnx import OnnxModel
 from scmm.modeling_scmm import SCMMModel
 from scmm.processing import SCMMProcessor
+from scmm.retrieval.checkpoints import Backend
 
 
 @dataclass(frozen=True)
@@ -22,18 +24,24 @@ class ModelIdentity:
     Args:
         name (`str`): the Hub id, or the absolute path of the folder.
         revision (`str`, *optional*): the commit on the Hub; `None` for a folder.
-        weights_hash (`str`): SHA-256 over name, dtype, shape and bytes of every weight, in the order of the names.
+        weights_hash (`str`): SHA-256 over name, dtype, shape and bytes of every weight, in the order of the names; of
+            a model that onnxruntime runs, over its files.
         processor_hash (`str`): SHA-256 over what makes pixels of images and tokens of sentences.
+        backend (`str`, defaults to `"torch"`): what computes the embeddings, `"torch"`, `"onnx"` or `"onnx-int8"`.
     """
 
     name: str
     revision: str | None
     weights_hash: str
     processor_hash: str
+    backend: Backend = "torch"
 
     def __str__(self) -> str:
         revision = f" at {self.revision[:12]}" if self.revision else ""
-        return f"{self.name}{revision} (weights {self.weights_hash[:12]}, processor {self.processor_hash[:12]})"
+        backend = "" if self.backend == "torch" else f"{self.backend}, "
+        return (
+            f"{self.name}{revision} ({backend}weights {self.weights_hash[:12]}, processor {self.processor_hash[:12]})"
+        )
 
     def is_same_model(self, other: "ModelIdentity") -> bool:
         """Whether embeddings of both may be compared."""
@@ -44,12 +52,12 @@ class ModelIdentity:
         return asdict(self)
 
 
-def identify(model: SCMMModel, processor: SCMMProcessor) -> ModelIdentity:
+def identify(model: SCMMModel | OnnxModel, processor: SCMMProcessor) -> ModelIdentity:
     """
     The identity of a loaded model and its processor.
 
     Args:
-        model ([`SCMMModel`]): the dual encoder.
+        model ([`SCMMModel`] or [`~scmm.hub.onnx.OnnxModel`]): the dual encoder.
         processor ([`SCMMProcessor`]): the processor saved with it.
 
     Returns:
@@ -76,11 +84,27 @@ def identify(model: SCMMModel, processor: SCMMProcessor) -> ModelIdentity:
         revision=getattr(model.config, "_commit_hash", None),
         weights_hash=_weights_hash(model),
         processor_hash=_processor_hash(processor),
+        backend=backend_of(model),
     )
 
 
-def _weights_hash(model: SCMMModel) -> str:
+def backend_of(model: SCMMModel | OnnxModel) -> Backend:
+    """What computes a model's embeddings."""
+    if isinstance(model, OnnxModel):
+        return "onnx" if model.precision == "fp32" else "onnx-int8"
+    return "torch"
+
+
+def _weights_hash(model: SCMMModel | OnnxModel) -> str:
     digest = hashlib.sha256()
+    if isinstance(model, OnnxModel):
+        # Weights of more than 2 GB lie beside the file.
+        for path in sorted(path for file in model.files for path in file.parent.glob(f"{file.name}*")):
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+            with open(path, "rb") as file:
+                while block := file.read(2**24):
+                    digest.update(block)
+        return digest.hexdigest()
     for name, weight in sorted(model.state_dict().items()):
         digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
         digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from scmm.modeling_scmm import SCMMModel
 from scmm.processing import ImageSource, SCMMProcessor
 from scmm.retrieval.encode import encode_captions, encode_images
+from scmm.retrieval.gallery.identity import backend_of
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,11 @@ def embed_queries(
         `torch.Tensor` of shape `(queries, projection_dim)`: float32, normalized, on the CPU.
     """
     sentences = list(dict.fromkeys(sentence for query in queries for sentence in query.sentences))
-    text_embeds = dict(zip(sentences, encode_captions(model, processor, sentences), strict=True))
+    # In int8 an embedding depends on what else is in its batch.
+    size: dict[str, Any] = {"batch_size": 1} if backend_of(model) == "onnx-int8" else {}
+    text_embeds = dict(zip(sentences, encode_captions(model, processor, sentences, **size), strict=True))
     images = [query.image for query in queries if query.image is not None]
-    image_embeds = iter(encode_images(model, processor, images))
+    image_embeds = iter(encode_images(model, processor, images, **size))
     vectors = []
     for query in queries:
         image = next(image_embeds) if query.image is not None else None
