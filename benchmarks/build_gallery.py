@@ -10,7 +10,7 @@ Speed of embedding a gallery and its queries, each against the plain way.
 3. `encode_captions`, whose batches are sorted by length, against batches padded to 77 tokens.
 
 The weights are random, which changes nothing of the speed. The images are drawn: 128x64 for the small model, which is
-the demo's size, and 480x160 for ViT-B/16 at 384x128. Both ways run in turn; the median of the rounds counts, by the
+the demo's size, and 384x128 for ViT-B/16. Both ways run in turn; the median of the rounds counts, by the
 clock and by the processor's time, on which other work on the machine tells less. Fails if the embeddings disagree.
 """
 
@@ -41,7 +41,7 @@ from scmm.retrieval.search import find_images
 
 MAX_LENGTH = 77
 # Drawn size, number of images and number of captions for each preset.
-SIZES = {"tiny": ((128, 64), 1024, 6156), "base": ((480, 160), 24, 256)}
+SIZES = {"tiny": ((128, 64), 4096, 6156), "base": ((384, 128), 60, 1024)}
 
 
 class RectangularEmbeddings(CLIPVisionEmbeddings):

@@ -28,8 +28,8 @@ from scmm.retrieval.gallery.sources import Source, SourceError
 from scmm.retrieval.gallery.store import Snapshot, Store
 
 
-# Rows of the vision tower's products in one batch: enough to keep the device busy.
-_TOKENS = {"cpu": 4096, "cuda": 32768}
+# Numbers that one batch holds between two layers: what a processor's caches hold, and what keeps a GPU busy.
+_NUMBERS = {"cpu": 3 * 2**18, "cuda": 3 * 2**23}
 _MAX_BATCH = 128
 # A kill loses what was not committed yet: the work of a second, or of a hundredth of the time so far. Commits at a
 # steady pace would leave a long job with more small files than a table can bear.
@@ -91,7 +91,8 @@ def batch_size_for(model: SCMMModel) -> int:
     config: Any = model.config.vision_config
     height, width = config.image_size
     tokens = 1 + (height // config.patch_size) * (width // config.patch_size)
-    return max(1, min(_MAX_BATCH, _TOKENS.get(model.device.type, 32768) // tokens))
+    numbers = _NUMBERS.get(model.device.type, _NUMBERS["cuda"])
+    return max(1, min(_MAX_BATCH, numbers // (tokens * config.hidden_size)))
 
 
 def embed_source(
