@@ -5,6 +5,9 @@ BIN := $(VENV)/bin
 OUTPUT_DIR ?= runs/demo
 SEED ?= 0
 
+# A process for each core; the tests of a module stay together, as what they share is made once.
+IN_PARALLEL := --numprocesses auto --dist loadscope
+
 HF_TESTS ?= .cache/transformers_tests
 
 .PHONY: install demo test test-slow test-hf test-browser format
@@ -24,7 +27,7 @@ test: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/ty check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest # on tiny tensors, threads would but wait for each other
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(IN_PARALLEL) # on tiny tensors, threads would but wait for each other
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

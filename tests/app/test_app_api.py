@@ -27,8 +27,8 @@ SENTENCE = "a man in a red coat"
 def client_of(gallery, folder: Path, **options) -> TestClient:
     folder.mkdir(exist_ok=True)
     log_queries = options.pop("log_queries", False)
-    decoder = options.pop("decoder", None)
-    app = create_app(SearchService(gallery, decoder, log_queries), folder, **options)
+    explainer = options.pop("explainer", None)
+    app = create_app(SearchService(gallery, explainer, log_queries), folder, **options)
     return TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
 
 

@@ -60,6 +60,12 @@ def filled(gallery, described) -> Gallery:
     return gallery
 
 
+def test_vectors_are_read_in_parts_by_threads(filled, monkeypatch):
+    expected = b"".join(contents(filled).values())
+    monkeypatch.setattr("scmm.retrieval.gallery.store._READ_ROWS", 7)
+    assert filled._view().snapshot.vectors().tobytes() == expected
+
+
 @pytest.fixture
 def few(images, tmp_path) -> Path:
     """A folder of five images."""

@@ -7,6 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from scmm import Gallery, SCMMModel
+from scmm.app.service import Search
+from scmm.cli.serve import _service
 from scmm.hub.onnx import OnnxModel, export_onnx
 from scmm.retrieval.checkpoints import load_dual_encoder
 from scmm.retrieval.gallery import GalleryError
@@ -49,6 +51,22 @@ def test_an_int8_embedding_does_not_depend_on_what_is_beside_it(int8_gallery, ex
     alone = Gallery.create(tmp_path / "alone", *load_dual_encoder(exported, backend="onnx-int8"))
     alone.add(tmp_path / "one")
     assert torch.equal(alone.embedding(str(tmp_path / "one" / path.name)), int8_gallery.embedding(str(path)))
+
+
+def test_reasons_need_pytorch(int8_gallery, images, exported, capsys):
+    found = str(find_images(images)[0])
+    with_weights = _service(int8_gallery.path, None, log_queries=False)
+    assert with_weights.why(found, "a red coat").words == ["a", "red", "coat"]
+    weights = exported / "model.safetensors"
+    weights.rename(exported / "away")
+    try:
+        without = _service(int8_gallery.path, None, log_queries=False)
+    finally:
+        (exported / "away").rename(weights)
+    assert "No result will be explained" in capsys.readouterr().err
+    assert len(without.search(Search("a red coat")).hits) == 20
+    with pytest.raises(ValueError, match="onnxruntime alone"):
+        without.why(found, "a red coat")
 
 
 def test_backends_and_exports_are_told_apart(int8_gallery, exported, model, processor, tmp_path):
