@@ -22,7 +22,7 @@ ImageId = Annotated[str, Query(description="The id of an image of the gallery.")
 Cameras = Annotated[list[str], Query(description="Of one of these cameras.")]
 Time = Annotated[str, Query(description="A time in the form of ISO 8601; without a zone it is UTC.")]
 TopK = Annotated[int, Query(ge=1, le=MAX_RESULTS, description="How many images.")]
-GroupBy = Annotated[str, Query(description="A column of which each value is to appear once, such as person.")]
+GroupBy = Annotated[str, Query(description="person, near-duplicates, or a column of which each value appears once.")]
 
 
 def create_app(

@@ -11,6 +11,7 @@ from starlette.datastructures import QueryParams
 from scmm.app.guard import BusyError, Gate
 from scmm.app.markup import detail_html, escape, message_html, results_html
 from scmm.app.service import MAX_RESULTS, MAX_SENTENCE, Search, SearchService, is_there
+from scmm.retrieval.gallery import NEAR_DUPLICATES
 
 
 EXAMPLES = [
@@ -40,6 +41,13 @@ def build_page(service: SearchService, gate: Gate) -> gr.Blocks:
         `gradio.Blocks`: to be mounted.
     """
     facets = service.facets()
+    groups = [
+        ("Every image", ""),
+        ("The best image of each person", "person"),
+        ("No near-duplicates", NEAR_DUPLICATES),
+    ]
+    if not facets["persons"]:
+        del groups[1]
     with gr.Blocks(title="scmm: person search", analytics_enabled=False, delete_cache=_DELETE_CACHE) as page:
         like = gr.State("")
         gr.HTML(
@@ -80,9 +88,7 @@ def build_page(service: SearchService, gate: Gate) -> gr.Blocks:
                         )
                     )
                 top_k = gr.Slider(1, MAX_RESULTS, Search.top_k, step=1, label="Number of results", elem_id="top_k")
-                each_person = gr.Checkbox(
-                    label="The best image of each person", visible=facets["persons"] > 0, elem_id="each_person"
-                )
+                group_by = gr.Dropdown(groups, value="", label="Show", elem_id="group_by")
             picture = gr.Image(
                 label="A picture to search with",
                 type="filepath",
@@ -94,7 +100,7 @@ def build_page(service: SearchService, gate: Gate) -> gr.Blocks:
         results = gr.HTML(_WELCOME, js_on_load=_JS, elem_id="results")
         detail = gr.HTML(js_on_load=_JS, elem_id="detail")
 
-        asked = [sentence, cameras, after, before, top_k, each_person, picture]
+        asked = [sentence, cameras, after, before, top_k, group_by, picture]
         # Each event is one request with one answer. Gradio's queue answers over a stream that it closes when nothing
         # is pending; what is sent in that moment stays without an answer. The gate bounds what computes and waits.
         options: dict[str, Any] = {"show_progress": "minimal", "queue": False, "api_visibility": "private"}
@@ -109,10 +115,10 @@ def build_page(service: SearchService, gate: Gate) -> gr.Blocks:
             return like_id, await find(lambda: _to_search(like_id, *values))
 
         async def more_like_this(
-            cameras: list, after: str, before: str, top_k: int, each: bool, event: gr.EventData
+            cameras: list, after: str, before: str, top_k: int, group_by: str, event: gr.EventData
         ) -> tuple[Any, ...]:
             """An image takes the place of the sentence and the picture."""
-            found = await find(lambda: _to_search(event.id, "", cameras, after, before, top_k, each, None))
+            found = await find(lambda: _to_search(event.id, "", cameras, after, before, top_k, group_by, None))
             return event.id, "", None, found, ""
 
         async def open_image(event: gr.EventData) -> str:
@@ -132,7 +138,7 @@ def build_page(service: SearchService, gate: Gate) -> gr.Blocks:
                 since,
                 until,
                 min(max(int(count), 1), MAX_RESULTS) if count.isdecimal() else Search.top_k,
-                params.get("group_by") == "person",
+                params.get("group_by") if params.get("group_by") in dict(groups).values() else "",
             ]
             return [like_id, *values, await find(lambda: _to_search(like_id, *values, None))]
 
@@ -153,7 +159,7 @@ def _to_search(
     after: str | None,
     before: str | None,
     top_k: float,
-    each_person: bool,
+    group_by: str,
     picture: str | None,
 ) -> Search:
     """What the fields say."""
@@ -164,7 +170,7 @@ def _to_search(
         after=(after or "").strip(),
         before=(before or "").strip(),
         top_k=int(top_k),
-        group_by="person" if each_person else "",
+        group_by=group_by,
         picture=None if picture is None else Path(picture).read_bytes(),
     )
 

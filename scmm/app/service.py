@@ -38,7 +38,7 @@ class Search:
         after (`str`, defaults to `""`): taken then or later, in the form of ISO 8601; without a zone it is UTC.
         before (`str`, defaults to `""`): taken before this time.
         top_k (`int`, defaults to 20): how many images.
-        group_by (`str`, defaults to `""`): a column of which each value is to appear once, such as `"person"`.
+        group_by (`str`, defaults to `""`): `"person"`, `"near-duplicates"` or a column, as for [`Gallery.search`].
         picture (`bytes`, *optional*): an encoded image to search with. No link holds it.
     """
 

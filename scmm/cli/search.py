@@ -65,7 +65,11 @@ def search(
         _gallery_option(help="A condition on another column: gate=north, height>=1.6, height<=1.8; may be repeated."),
     ] = None,
     group_by: Annotated[
-        str | None, _gallery_option(help="Show the best image of each person, or of each value of another column.")
+        str | None,
+        _gallery_option(
+            help="person: show the best image of each; near-duplicates: leave out further frames of one track; or a "
+            "column, for the best image of each of its values."
+        ),
     ] = None,
     min_score: Annotated[float | None, _gallery_option(help="The least score.")] = None,
     image: Annotated[Path | None, _gallery_option(help="Search with this image, beside a sentence or alone.")] = None,

@@ -11,9 +11,11 @@ from .queries import Query
 from .shards import Shard, ShardError
 from .sources import SourceError
 from .store import GalleryBusyError, GalleryError
+from .view import NEAR_DUPLICATES
 
 
 __all__ = [
+    "NEAR_DUPLICATES",
     "AddReport",
     "ColumnError",
     "Filter",

@@ -397,7 +397,9 @@ class Gallery:
             top_k (`int`, defaults to 10): how many images to find.
             where ([`Filter`], *optional*): conditions that the images have to meet.
             group_by (`str`, *optional*): a column of which each value is to appear once, by its best image; `"person"`
-                is short for `person_id`. Images without a value stand for themselves.
+                is short for `person_id`. Images without a value stand for themselves. Or `"near-duplicates"`, which
+                leaves out images of the same camera as a better one whose embeddings have a cosine of 0.9 or more
+                with it: further frames of one track.
             min_score (`float`, *optional*): the least score. Scores of different models, and of sentences and images,
                 are on different scales.
             approximate (`bool`, defaults to `False`):

@@ -9,7 +9,7 @@ from scmm.retrieval.gallery.approximate import RecallReport, measure_recall
 from scmm.retrieval.gallery.exact import rescore
 from scmm.retrieval.gallery.filters import Filter
 from scmm.retrieval.gallery.qdrant import QdrantStore, is_local
-from scmm.retrieval.gallery.view import Ranked, View, ranked_records
+from scmm.retrieval.gallery.view import NEAR_DUPLICATES, Ranked, View, ranked_records
 
 
 # Further points that are asked for, and what rounding in half precision may do to a difference of two scores.
@@ -36,14 +36,14 @@ class QdrantView(View):
 
     def search(self, queries: Tensor, top_k: int, rows: Any, group_by: str | None, approximate: bool) -> list[Ranked]:
         """For each query the best images' records with their scores; equal scores rank by id."""
-        column = self.group_column(group_by)
+        column, apart = self.group_column(group_by), group_by == NEAR_DUPLICATES
         found = []
         for query in queries:
             wanted = top_k
             while True:
-                records, scores, is_all = self._nearest(query, wanted, rows, approximate)
-                ranked = ranked_records(records, scores, top_k, column)
-                if column is None or is_all or len(ranked) == top_k:
+                records, scores, vectors, is_all = self._nearest(query, wanted, rows, approximate)
+                ranked = ranked_records(records, scores, top_k, column, vectors if apart else None)
+                if group_by is None or is_all or len(ranked) == top_k:
                     break
                 wanted *= 4
             found.append(ranked)
@@ -62,9 +62,10 @@ class QdrantView(View):
 
     def _nearest(
         self, query: Tensor, count: int, condition: Any, approximate: bool
-    ) -> tuple[list[dict[str, Any]], list[float], bool]:
+    ) -> tuple[list[dict[str, Any]], list[float], Tensor, bool]:
         """
-        The best `count` images and what ties with the last of them, their scores, and whether these are all there are.
+        The best `count` images and what ties with the last of them, their scores and embeddings, and whether these are
+        all there are.
         """
         store, limit = self.store, count + _AHEAD
         # The client's local mode is exact always, and warns of being told.
@@ -89,4 +90,4 @@ class QdrantView(View):
         kept = scores >= scores[count - 1] if len(scores) > count else torch.ones(len(scores), dtype=torch.bool)
         columns = store.metadata_columns()
         records = [store.record(points[place], columns) for place in order[kept].tolist()]
-        return records, scores[kept].tolist(), is_all and bool(kept.all())
+        return records, scores[kept].tolist(), vectors[order[kept]], is_all and bool(kept.all())

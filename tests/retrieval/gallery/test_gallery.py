@@ -266,6 +266,17 @@ class TestSearch:
         some = filled.search(SENTENCE, top_k=3, group_by="person", where=Filter(cameras=[0]))
         assert len({hit.person_id for hit in some}) == 3 and {hit.camera for hit in some} == {"0"}
 
+    def test_no_near_duplicates(self, filled):
+        embeddings = {id: np.frombuffer(bits, np.float16).astype(np.float64) for id, bits in contents(filled).items()}
+        kept = []
+        for hit in filled.search(SENTENCE, top_k=52):
+            better = [embeddings[other.id] for other in kept if other.camera == hit.camera]
+            if all(other @ embeddings[hit.id] < 0.9 for other in better):
+                kept.append(hit)
+        assert 2 < len(kept) < 52
+        for top_k in (1, 3, 52):
+            assert filled.search(SENTENCE, top_k=top_k, group_by="near-duplicates") == kept[:top_k]
+
     def test_without_a_person_each_stands_for_itself(self, gallery, few):
         gallery.add(few)
         assert len(gallery.search(SENTENCE, group_by="person")) == 5

@@ -118,7 +118,7 @@ def test_searches_find_the_same(pair: Pair, top_k: int) -> None:
     found = assert_same(pair, QUERIES, top_k=top_k)
     assert [len(hits) for hits in found] == [min(top_k, 400)] * 5
     assert_same(pair, QUERIES, top_k=top_k, min_score=0.3)
-    for group_by in ("person", "gate", "hat", "seen"):
+    for group_by in ("person", "gate", "hat", "seen", "near-duplicates"):
         assert_same(pair, QUERIES, top_k=top_k, group_by=group_by)
 
 
