@@ -106,7 +106,8 @@ def _subject(found: Found) -> str:
 def _crop(rank: int, hit: Hit, has_words: bool) -> str:
     facts = dict(_facts(hit)[:-1])
     about = [escape(f"{name} {facts[name]}") for name in ("camera", "person") if name in facts]
-    about += [escape(facts["time"].removesuffix(" UTC"))] * ("time" in facts)
+    if "time" in facts:
+        about.append(escape(facts["time"].removesuffix(" UTC")))
     said = ", ".join([f"Result {rank}", *(f"{name} {value}" for name, value in facts.items())])
     opens = "Open it and see why." if has_words else "Open it."
     return (

@@ -59,6 +59,13 @@ def own_gallery(own_crops: Path, checkpoint: Path, tmp_path: Path) -> Gallery:
     return build_gallery(own_crops, checkpoint, tmp_path / "gallery")
 
 
+@pytest.fixture
+def bare_gallery(own_crops: Path, checkpoint: Path, tmp_path: Path) -> Gallery:
+    """The gallery of a folder of which nothing is known: no cameras, times or persons."""
+    (own_crops / "metadata.csv").unlink()
+    return build_gallery(own_crops, checkpoint, tmp_path / "gallery")
+
+
 @pytest.fixture(scope="session")
 def training_checkpoint(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`checkpoint` with a decoder of random weights, as a training run saves it."""

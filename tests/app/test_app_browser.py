@@ -200,6 +200,24 @@ def test_two_users_do_not_see_each_others_results(serve, open_page, gallery):
         assert ids(page) == [hit.id for hit in gallery.search(sentence, top_k=20)]
 
 
+def test_a_folder_of_which_nothing_is_known(serve, open_page, bare_gallery):
+    page = open_page(f"{serve(bare_gallery)}/?q={SENTENCE}&group_by=near-duplicates")
+    alone = [hit.id for hit in bare_gallery.search(SENTENCE, top_k=20, group_by="near-duplicates")]
+    expect(page.locator(".scmm-open")).to_have_count(len(alone))
+    assert ids(page) == alone and len(alone) < 12
+    page.get_by_text("Conditions, and search with a picture").click()
+    expect(page.get_by_label("Show", exact=True)).to_have_value("No near-duplicates")
+    for missing in ("Cameras", "Taken from, UTC"):
+        expect(page.get_by_label(missing)).to_have_count(0)
+    page.get_by_label("Show", exact=True).click()
+    expect(page.get_by_role("option")).to_have_count(2)  # there are no persons
+    page.get_by_role("option", name="Every image").click()
+    page.get_by_role("button", name="Search", exact=True).click()
+    expect(page.locator(".scmm-open")).to_have_count(12)
+    page.locator(".scmm-open").first.click()
+    expect(page.locator(".scmm-words")).to_be_visible()
+
+
 def test_a_picture(serve, open_page, gallery, crops, tmp_path):
     url = serve(gallery)
     page = open_page(url)
