@@ -37,10 +37,6 @@ GalleryPath = Annotated[
 Days = Annotated[
     float | None, typer.Option(help="Erase images that are older than so many days, now and from then on.")
 ]
-EmbeddingBackend = Annotated[
-    Backend,
-    typer.Option(help="What computes the embeddings: onnx and onnx-int8 need what scmm export onnx writes."),
-]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -57,12 +53,20 @@ def build(
     benchmark: Benchmark = None,
     split: Split = "test",
     retention_days: Days = None,
-    backend: EmbeddingBackend = Backend.torch,
+    backend: Annotated[
+        Backend | None,
+        typer.Option(
+            help="What computes the embeddings of a new gallery, by default torch: onnx and onnx-int8 need what scmm "
+            "export onnx writes."
+        ),
+    ] = None,
 ) -> None:
     """Make a gallery of images, or bring it up to date: what it holds already is not embedded again."""
     from scmm.retrieval.gallery import Gallery, is_gallery
 
     images = _source(source, benchmark, split)  # a wrong one should not cost the loading of a model
+    if backend is None:
+        backend = Backend(Gallery.open(gallery).identity.backend) if is_gallery(gallery) else Backend.torch
     encoder, processor = load_checkpoint(model, backend=backend)
     if is_gallery(gallery):
         target = Gallery.open(gallery, model=encoder, processor=processor)
@@ -98,7 +102,10 @@ def embed(
         typer.Option(min=1, help="Let so many workers of a Ray cluster (RAY_ADDRESS, or this machine) do it."),
     ] = None,
     part_size: Annotated[int, typer.Option(min=1, help="Images in a file; a kill loses at most so many.")] = 1024,
-    backend: EmbeddingBackend = Backend.torch,
+    backend: Annotated[
+        Backend,
+        typer.Option(help="What computes the embeddings: onnx and onnx-int8 need what scmm export onnx writes."),
+    ] = Backend.torch,
     benchmark: Benchmark = None,
     split: Split = "test",
 ) -> None:
@@ -269,6 +276,7 @@ def _described(figures: dict) -> dict[str, str]:
         "other columns": ", ".join(figures["columns"]),
         "embedding": f"{figures['dim']} numbers",
         "model": f"{model['name']}{revision}",
+        "computed by": "" if model.get("backend", "torch") == "torch" else model["backend"],
         "weights": model["weights_hash"],
         "processor": model["processor_hash"],
         "retention": f"{figures['retention_days']:g} days" if figures["retention_days"] else "without end",

@@ -56,6 +56,22 @@ class TestBuild:
         assert code == 0 and "12 images added" in out and Gallery.open(tmp_path / "gallery").stats()["persons"] == 7
         assert "has no split 'dev'" in mistake(*args, "--benchmark", "paperdoll", "--split", "dev")
 
+    def test_int8(self, scmm, checkpoint, source, tmp_path):
+        model, gallery, shards = tmp_path / "model", tmp_path / "gallery", tmp_path / "shards"
+        shutil.copytree(checkpoint, model)
+        assert scmm("export", "onnx", model, model)[0] == 0
+        build = ("index", "build", source, "--model", model, "--gallery", gallery)
+        assert "12 images added" in scmm(*build, "--backend", "onnx-int8")[1]
+        assert "onnx-int8" in scmm("index", "stats", gallery)[1]
+        assert "12 unchanged" in scmm(*build)[1]  # the gallery knows
+        (source / "1.jpg").unlink()
+        assert "11 unchanged" in scmm("index", "add", gallery, source)[1]
+        code, out, _ = scmm("search", gallery, SENTENCE, "--json")
+        assert code == 0 and len(json.loads(out)) == 10
+        embed = ("index", "embed", source, "--model", model, "--output", shards)
+        assert "11 images embedded" in scmm(*embed, "--backend", "onnx-int8")[1]
+        assert "11 unchanged" in scmm("index", "add", gallery, shards)[1]
+
     def test_another_model_is_refused(self, mistake, gallery, source, checkpoint, tmp_path):
         model = SCMMModel.from_pretrained(checkpoint)
         with torch.no_grad():
