@@ -159,7 +159,7 @@ def _to_search(
     after: str | None,
     before: str | None,
     top_k: float,
-    group_by: str,
+    group_by: str | None,
     picture: str | None,
 ) -> Search:
     """What the fields say."""
@@ -170,7 +170,7 @@ def _to_search(
         after=(after or "").strip(),
         before=(before or "").strip(),
         top_k=int(top_k),
-        group_by=group_by,
+        group_by=group_by or "",
         picture=None if picture is None else Path(picture).read_bytes(),
     )
 
