@@ -134,7 +134,10 @@ def parse_recipe(values: dict[str, Any], source: str = "recipe") -> Recipe:
     try:
         return HfArgumentParser(groups).parse_dict(values)  # ty: ignore
     except (TypeError, ValueError) as error:
-        raise RecipeError(f"{source}: {' '.join(str(error).split())}") from None
+        reason = " ".join(str(error).split())
+        if values.get("bf16") and "bf16" in reason:
+            reason = "bf16 needs a GPU that has it. Without one, lay a YAML file with `bf16: false` over the recipe."
+        raise RecipeError(f"{source}: {reason}") from None
 
 
 def read_recipe(*paths: str | os.PathLike, **overrides: Any) -> Recipe:

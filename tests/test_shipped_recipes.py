@@ -13,7 +13,7 @@ from scmm.data.paperdoll import export_paperdoll
 from scmm.data.samplers import IdentityBalancedSampler
 from scmm.data.transforms import TrainingAugmentation
 from scmm.losses import sew_calibration_loss
-from scmm.recipes import build_trainer, read_recipe
+from scmm.recipes import RecipeError, build_trainer, read_recipe
 
 
 FOLDER = Path(__file__).parent.parent / "recipes"
@@ -165,3 +165,9 @@ class TestOptionsReachTheirComponents:
         assert isinstance(sampler, IdentityBalancedSampler)
         assert (sampler.people_per_batch, sampler.images_per_identity) == (3, 2)
         assert isinstance(build()._get_train_sampler(), RandomSampler)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_what_to_do():
+    with pytest.raises(RecipeError, match=r"bf16 needs a GPU .* lay a YAML file with `bf16: false` over"):
+        read_recipe(*shipped("cuhk-pedes"))

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import gradio as gr
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -96,7 +96,7 @@ def _add_routes(app: FastAPI, service: SearchService, gate: Gate) -> None:
         """Figures of the gallery."""
         return await gate.run(service.facets)
 
-    @app.get("/api/search")
+    @app.get("/api/search", dependencies=[Depends(_refuse_unknown)])
     async def search(
         q: Sentence = "",
         like: ImageId = "",
@@ -110,7 +110,11 @@ def _add_routes(app: FastAPI, service: SearchService, gate: Gate) -> None:
         asked = Search(q, like, tuple(camera), after, before, top_k, group_by)
         return _to_json(await gate.run(service.search, asked))
 
-    @app.post("/api/search")
+    @app.post(
+        "/api/search",
+        dependencies=[Depends(_refuse_unknown)],
+        openapi_extra={"requestBody": {"required": True, "content": {"image/*": {"schema": {"format": "binary"}}}}},
+    )
     async def search_with_picture(
         request: Request,
         q: Sentence = "",
@@ -141,6 +145,13 @@ def _add_routes(app: FastAPI, service: SearchService, gate: Gate) -> None:
     async def image(id: ImageId) -> Response:
         """An image of the gallery as a small JPEG file."""
         return Response(await gate.run(service.image, id), media_type="image/jpeg")
+
+
+async def _refuse_unknown(request: Request) -> None:
+    """A condition that is misspelt must not be a condition that is dropped."""
+    known = {parameter.alias for parameter in request.scope["route"].dependant.query_params}
+    if unknown := sorted(set(request.query_params) - known):
+        raise ValueError(f"There is no parameter {unknown[0]!r}, only {', '.join(sorted(known))}.")
 
 
 def _to_json(found: Found) -> dict[str, Any]:

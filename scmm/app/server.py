@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import sys
 import tempfile
 from ipaddress import ip_address
@@ -34,21 +35,28 @@ def run_server(service: SearchService, *, host: str, port: int, auth: tuple[str,
         app = create_app(service, Path(folder), auth=auth, local_only=_is_loopback(host))
         config = uvicorn.Config(
             app,
-            host=host,
-            port=port,
             log_level="warning",
             access_log=False,  # it would hold the queries
             limit_concurrency=_MAX_CONNECTIONS,
             timeout_graceful_shutdown=3,
         )
-        with config.bind_socket() as socket:
+        with _listen(host, port) as listener:
             address = f"[{host}]" if ":" in host else host
-            url = f"http://{address}:{socket.getsockname()[1]}"
+            url = f"http://{address}:{listener.getsockname()[1]}"
             print(f"Searching {len(service.gallery):,} images at {url} (Ctrl+C ends it)", flush=True)
             # uvicorn ends by the signal that it got; the folder must be removed before the process ends.
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
             with contextlib.suppress(KeyboardInterrupt):
-                uvicorn.Server(config).run([socket])
+                uvicorn.Server(config).run([listener])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        raise OSError(f"{host} port {port}: {reason}. Choose another one with --port; 0 takes a free one.") from error
 
 
 def _is_loopback(host: str) -> bool:

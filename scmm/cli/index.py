@@ -1,7 +1,6 @@
 """Commands about a gallery: `scmm index build`, `add`, `remove`, `stats`, `compact`, `recall`, `export`."""
 
 import json
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +21,8 @@ SourcePath = Annotated[
     Path,
     typer.Argument(
         metavar="SOURCE",
-        help="A folder of images, with its metadata.csv or metadata.jsonl if there is one; such a file itself; a "
+        help="A folder of images; one with a metadata.csv or .jsonl, whose columns file_name, camera, time and "
+        "person_id say what is known of each image (others are kept too); such a file itself; a "
         "Parquet file; the folder of a saved data set; the embeddings that `scmm index embed` made; or, with "
         "--benchmark, the folder that contains the benchmark's.",
     ),
@@ -46,9 +46,7 @@ def build(
     model: Annotated[str, typer.Option(help="Folder or Hub id of an SCMM model with its processor.")],
     gallery: Annotated[
         str,
-        typer.Option(
-            help="The gallery's folder, or qdrant://HOST:PORT/COLLECTION; one that exists is brought up to date."
-        ),
+        typer.Option(help="Its folder, or a qdrant:// address. One that exists is brought up to date."),
     ],
     benchmark: Benchmark = None,
     split: Split = "test",
@@ -63,8 +61,10 @@ def build(
 ) -> None:
     """Make a gallery of images, or bring it up to date: what it holds already is not embedded again."""
     from scmm.retrieval.gallery import Gallery, is_gallery
+    from scmm.retrieval.gallery.sources import read_source
 
-    images = _source(source, benchmark, split)  # a wrong one should not cost the loading of a model
+    # A wrong one should neither cost the loading of a model nor leave an empty gallery behind.
+    images = read_source(_source(source, benchmark, split))
     if backend is None:
         backend = Backend(Gallery.open(gallery).identity.backend) if is_gallery(gallery) else Backend.torch
     encoder, processor = load_checkpoint(model, backend=backend)
@@ -152,10 +152,11 @@ def remove(
 ) -> None:
     """Remove the images that meet every given condition from the gallery. Their files are not touched."""
     from scmm.retrieval.gallery import Filter, Gallery
+    from scmm.retrieval.gallery.filters import expired_before
 
     if before is not None and older_than_days is not None:
         raise ValueError("--before and --older-than-days exclude each other.")
-    limit = before if older_than_days is None else datetime.now(UTC) - timedelta(days=older_than_days)
+    limit = before if older_than_days is None else expired_before(older_than_days)
     where = Filter(ids=id or None, person_ids=person or None, cameras=camera or None, before=limit)
     if where.is_empty:
         raise ValueError("Say which images: --id, --person, --camera, --before or --older-than-days.")

@@ -98,6 +98,7 @@ def search(
         gallery = _open(target, model)
         _warn_of_long(gallery.processor, [*sentences, *(without or [])])
         conditions = _filter(gallery, camera, after, before, where or [])
+        _say_unknown(gallery, camera or [], group_by)
         asked = _queries(sentences, image, like, without or [])
         if approximate:
             _say_recall(gallery)
@@ -120,6 +121,8 @@ def search(
                 "CHECKPOINT FOLDER SENTENCE."
             )
         results = _search_folder(target, sentences[0], sentences[1:], top_k, backend, progress=not as_json)
+    if save_image is not None and save_image.suffix.lower() != ".png":
+        raise ValueError(f"--save-image {save_image}: it is a PNG file that is written; let its name end in .png.")
     if save_image is not None or open_image:
         picture = save_image or Path(tempfile.mkdtemp(prefix="scmm-")) / "results.png"
         _draw(results, picture)
@@ -161,6 +164,18 @@ def _filter(
             low, high = (value, limits.high) if operator == ">=" else (limits.low, value)
             columns[name] = Range(low, high)
     return Filter(cameras=cameras or None, after=after, before=before, columns=columns)
+
+
+def _say_unknown(gallery: "Gallery", cameras: list[str], group_by: str | None) -> None:
+    """What can find or group nothing, because the gallery knows nothing of it."""
+    if not cameras and group_by != "person":
+        return
+    figures = gallery.stats()
+    if unknown := sorted(set(cameras) - set(figures["cameras"])):
+        known = ", ".join(figures["cameras"]) or "none: no image has one"
+        typer.echo(f"The gallery has no camera {', '.join(unknown)}; its cameras: {known}.", err=True)
+    if group_by == "person" and not figures["persons"]:
+        typer.echo("The gallery does not know who is in its images: each stands for itself.", err=True)
 
 
 def _queries(sentences: list[str], image: Path | None, like: str | None, without: list[str]) -> list[tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -56,6 +57,17 @@ class TestBuild:
         assert code == 0 and "12 images added" in out and Gallery.open(tmp_path / "gallery").stats()["persons"] == 7
         assert "has no split 'dev'" in mistake(*args, "--benchmark", "paperdoll", "--split", "dev")
 
+    def test_a_wrong_source_leaves_no_gallery(self, mistake, source, checkpoint, tmp_path):
+        (source / "metadata.csv").write_text("file_name,time\n0.jpg,soon\n")
+        assert "soon" in mistake("index", "build", source, "--model", checkpoint, "--gallery", tmp_path / "gallery")
+        assert not (tmp_path / "gallery").exists()
+
+    def test_images_without_metadata_are_named(self, scmm, checkpoint, source, tmp_path, caplog):
+        shutil.copy(source / "1.jpg", source / "new.jpg")
+        build = ("index", "build", source, "--model", checkpoint, "--gallery", tmp_path / "gallery")
+        assert "12 images added" in scmm(*build)[1]
+        assert "metadata.csv does not name 1 of the images beside it" in caplog.text and "new.jpg" in caplog.text
+
     def test_int8(self, scmm, checkpoint, source, tmp_path):
         model, gallery, shards = tmp_path / "model", tmp_path / "gallery", tmp_path / "shards"
         shutil.copytree(checkpoint, model)
@@ -84,10 +96,10 @@ class TestBuild:
     def test_mistakes(self, mistake, checkpoint, gallery, source, tmp_path):
         options = ("--model", checkpoint, "--gallery", tmp_path / "new")
         assert "none does not exist" in mistake("index", "build", tmp_path / "none", *options)
-        (source / "metadata.csv").write_text("name\n0.jpg\n")
-        assert "has no column file_name" in mistake("index", "add", gallery, source)
         line = mistake("index", "build", source, "--model", checkpoint, "--gallery", source)
         assert "a gallery needs a folder of its own" in line
+        (source / "metadata.csv").write_text("name\n0.jpg\n")
+        assert "has no column file_name" in mistake("index", "add", gallery, source)
         assert "is not a gallery" in mistake("index", "add", tmp_path, source)
 
     def test_retention(self, scmm, source, checkpoint, gallery):
@@ -120,6 +132,8 @@ class TestRemove:
             "index", "remove", gallery, "--before", "2026-03-01", "--older-than-days", 3
         )
         assert "'soon' is not a time" in mistake("index", "remove", gallery, "--before", "soon")
+        for days in (-1, 0, "nan", 1e9):  # -1 would be every image until tomorrow
+            assert "must be above 0" in mistake("index", "remove", gallery, "--older-than-days", days)
         assert len(Gallery.open(gallery)) == 12
 
 
@@ -260,3 +274,18 @@ class TestSearch:
         assert "no image with the id 'x'" in mistake("search", gallery, "--like", "x")
         assert "none.jpg" in mistake("search", gallery, "--image", "none.jpg")
         assert "no column 'track'" in mistake("search", gallery, "a", "--group-by", "track")
+        assert "end in .png" in mistake("search", gallery, "a", "--save-image", "found.txt")
+
+    def test_says_what_the_gallery_does_not_know(self, scmm, gallery, checkpoint, paperdoll_root, tmp_path):
+        code, out, err = scmm("search", gallery, SENTENCE, "--camera", 1, "--camera", 7)
+        assert code == 0 and "no camera 7; its cameras: 0, 1." in err
+        bare = tmp_path / "bare"
+        scmm("index", "build", paperdoll_root / "PaperDoll" / "imgs", "--model", checkpoint, "--gallery", bare)
+        code, out, err = scmm("search", bare, SENTENCE, "--camera", 1, "--group-by", "person")
+        assert code == 0 and "Nothing found" in out
+        assert "its cameras: none" in err and "does not know who" in err
+
+    def test_a_port_in_use(self, mistake, gallery):
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            assert f"port {port}: Address already in use. Choose another" in mistake("serve", gallery, "--port", port)

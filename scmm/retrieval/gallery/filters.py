@@ -12,6 +12,9 @@ import pyarrow.compute as pc
 from scmm.retrieval.gallery.columns import TIME, parse_time
 
 
+_MAX_DAYS = 100_000  # a calendar of the computer ends somewhere
+
+
 @dataclass(frozen=True)
 class Range:
     """
@@ -24,6 +27,9 @@ class Range:
 
     low: Any = None
     high: Any = None
+
+
+_MAX_DAYS = 100_000  # a calendar of the computer ends somewhere
 
 
 @dataclass(frozen=True)
@@ -108,9 +114,16 @@ class Filter:
         return np.logical_and.reduce(arrays)
 
 
-def expired_before(retention_days: float) -> datetime:
-    """The time before which images are older than a retention."""
-    return datetime.now(UTC) - timedelta(days=retention_days)
+def expired_before(days: float) -> datetime:
+    """
+    The time before which images are older than so many days.
+
+    Raises:
+        ValueError: if the number is not above 0, or larger than any image is old.
+    """
+    if not 0 < days <= _MAX_DAYS:
+        raise ValueError(f"A number of days must be above 0 and at most {_MAX_DAYS:,}, got {days:g}.")
+    return datetime.now(UTC) - timedelta(days=days)
 
 
 def is_expired(time: datetime | None, retention_days: float | None) -> bool:

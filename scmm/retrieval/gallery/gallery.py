@@ -35,7 +35,7 @@ from scmm.retrieval.gallery.identity import ModelIdentity, identify
 from scmm.retrieval.gallery.qdrant import QdrantStore, is_qdrant
 from scmm.retrieval.gallery.qdrant_view import QdrantView
 from scmm.retrieval.gallery.queries import Query, embed_queries
-from scmm.retrieval.gallery.sources import EMBEDDINGS_KEY, read_source
+from scmm.retrieval.gallery.sources import EMBEDDINGS_KEY, Source, read_source
 from scmm.retrieval.gallery.store import GalleryError, Store, VersionGoneError
 from scmm.retrieval.gallery.view import View
 
@@ -201,7 +201,7 @@ class Gallery:
         """How many images it holds."""
         return len(self._view().snapshot)
 
-    def add(self, source: str | os.PathLike | Dataset, *, progress: bool = False) -> AddReport:
+    def add(self, source: str | os.PathLike | Dataset | Source, *, progress: bool = False) -> AddReport:
         """
         Adds the images of a source, and brings those up to date that the gallery holds already.
 
@@ -607,6 +607,6 @@ def _hit(record: dict[str, Any], score: float) -> Hit:
 
 
 def _checked_days(days: float | None) -> float | None:
-    if days is not None and not days > 0:
-        raise ValueError(f"retention_days must be above 0, got {days}.")
+    if days is not None:
+        expired_before(days)  # raises if it is out of range
     return days

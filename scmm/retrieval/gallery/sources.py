@@ -1,11 +1,12 @@
 """What a gallery is built from: a folder, metadata beside images, a Parquet file, or a `datasets` data set."""
 
+import contextlib
 import json
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,13 @@ from datasets import Dataset, DatasetDict
 from datasets import Image as ImageFeature
 
 from scmm.retrieval.gallery.columns import KNOWN_COLUMNS, TIME, ColumnError, normalize_columns
+from scmm.retrieval.gallery.filters import expired_before
 from scmm.retrieval.gallery.identity import ModelIdentity
 from scmm.retrieval.gallery.shards import check_complete, shard_files
 from scmm.retrieval.search import find_images
 
+
+logger = logging.getLogger(__name__)
 
 # In the metadata of a Parquet file: the model of the embeddings in it, and the images that were left out, with why.
 EMBEDDINGS_KEY, SKIPPED_KEY = b"scmm_model", b"scmm_skipped"
@@ -69,7 +73,7 @@ class Source:
         """Without the images that are older than some days, which are skipped; `None` keeps all."""
         if days is None:
             return self
-        limit = pa.scalar(datetime.now(UTC) - timedelta(days=days), TIME)
+        limit = pa.scalar(expired_before(days), TIME)
         old = pc.fill_null(pc.less(self.table["time"], limit), False)
         reason = f"older than the retention of {days:g} days"
         skipped = [(name, f"{name}: {reason}") for name in self.table.filter(old)["id"].to_pylist()]
@@ -80,7 +84,7 @@ class SourceError(ValueError):
     """A source that cannot be used; the message names the file, the record and the value."""
 
 
-def read_source(source: str | os.PathLike | Dataset) -> Source:
+def read_source(source: str | os.PathLike | Dataset | Source) -> Source:
     """
     Lists the images that a gallery is to hold, without reading them.
 
@@ -96,6 +100,7 @@ def read_source(source: str | os.PathLike | Dataset) -> Source:
               `file_name`, relative to the folder, or by an absolute `path`; or such a file itself;
             - a Parquet file with the images in it, in a column `image` as `datasets` writes it;
             - a data set, or the folder into which it was saved with `save_to_disk`;
+            - what this function returned;
             - embeddings: the folder that `scmm index embed` wrote, or the Parquet file that a gallery's export wrote.
 
     Returns:
@@ -121,6 +126,8 @@ def read_source(source: str | os.PathLike | Dataset) -> Source:
 
     ```
     """
+    if isinstance(source, Source):
+        return source
     if isinstance(source, DatasetDict):
         raise SourceError(f"The data set has the splits {', '.join(map(str, source))}: choose one.")
     if isinstance(source, Dataset):
@@ -141,7 +148,15 @@ def read_source(source: str | os.PathLike | Dataset) -> Source:
     metadata = [path / name for name in METADATA_NAMES if (path / name).is_file()]
     if len(metadata) > 1:
         raise SourceError(f"{path} has {' and '.join(file.name for file in metadata)}: give the one to use as source.")
-    return _from_file(metadata[0]) if metadata else _from_folder(path)
+    if not metadata:
+        return _from_folder(path)
+    listed, unlisted = _from_file(metadata[0]), []
+    with contextlib.suppress(FileNotFoundError):  # a folder may hold nothing but the metadata
+        unlisted = sorted(set(map(str, find_images(path))) - set(listed.table["path"].to_pylist()))
+    if unlisted:
+        text = "%s does not name %d of the images beside it, which are left out, such as %s."
+        logger.warning(text, metadata[0], len(unlisted), unlisted[0])
+    return listed
 
 
 def _from_folder(folder: Path) -> Source:
