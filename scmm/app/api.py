@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import gradio as gr
-from fastapi import Depends, FastAPI, Query, Request
+from fastapi import FastAPI, Query, Request
 from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from scmm.app.guard import MAX_UPLOAD, BasicAuth, BodyLimit, BusyError, Gate, SafeHeaders
@@ -17,12 +18,26 @@ from scmm.processing import ImageError
 # The names under which a browser on this machine may ask: another name that leads here is another site's trick.
 _LOCAL_NAMES = ["127.0.0.1", "localhost", "[::1]"]
 
-Sentence = Annotated[str, Query(max_length=MAX_SENTENCE, description="A sentence.")]
-ImageId = Annotated[str, Query(description="The id of an image of the gallery.")]
-Cameras = Annotated[list[str], Query(description="Of one of these cameras.")]
-Time = Annotated[str, Query(description="A time in the form of ISO 8601; without a zone it is UTC.")]
-TopK = Annotated[int, Query(ge=1, le=MAX_RESULTS, description="How many images.")]
-GroupBy = Annotated[str, Query(description="person, near-duplicates, or a column of which each value appears once.")]
+Sentence = Annotated[str, Field(max_length=MAX_SENTENCE, description="A sentence.")]
+ImageId = Annotated[str, Field(description="The id of an image of the gallery.")]
+Time = Annotated[str, Field(description="A time in the form of ISO 8601; without a zone it is UTC.")]
+
+
+class Conditions(BaseModel, extra="forbid"):  # what is misspelt must not be a condition that is dropped
+    """The parameters of every search."""
+
+    q: Sentence = ""
+    camera: tuple[str, ...] = Field((), description="Of one of these cameras.")
+    after: Time = ""
+    before: Time = ""
+    top_k: int = Field(Search.top_k, ge=1, le=MAX_RESULTS, description="How many images.")
+    group_by: str = Field("", description="person, near-duplicates, or a column of which each value appears once.")
+
+
+class Asked(Conditions):
+    """The parameters of a search that sends no picture."""
+
+    like: ImageId = ""
 
 
 def create_app(
@@ -96,36 +111,18 @@ def _add_routes(app: FastAPI, service: SearchService, gate: Gate) -> None:
         """Figures of the gallery."""
         return await gate.run(service.facets)
 
-    @app.get("/api/search", dependencies=[Depends(_refuse_unknown)])
-    async def search(
-        q: Sentence = "",
-        like: ImageId = "",
-        camera: Cameras = [],  # noqa: B006
-        after: Time = "",
-        before: Time = "",
-        top_k: TopK = Search.top_k,
-        group_by: GroupBy = "",
-    ) -> dict[str, Any]:
+    @app.get("/api/search")
+    async def search(asked: Annotated[Asked, Query()]) -> dict[str, Any]:
         """Images for a sentence, or like an image of the gallery, or both."""
-        asked = Search(q, like, tuple(camera), after, before, top_k, group_by)
-        return _to_json(await gate.run(service.search, asked))
+        return _to_json(await gate.run(service.search, Search(**asked.model_dump())))
 
     @app.post(
         "/api/search",
-        dependencies=[Depends(_refuse_unknown)],
         openapi_extra={"requestBody": {"required": True, "content": {"image/*": {"schema": {"format": "binary"}}}}},
     )
-    async def search_with_picture(
-        request: Request,
-        q: Sentence = "",
-        camera: Cameras = [],  # noqa: B006
-        after: Time = "",
-        before: Time = "",
-        top_k: TopK = Search.top_k,
-        group_by: GroupBy = "",
-    ) -> dict[str, Any]:
+    async def search_with_picture(request: Request, conditions: Annotated[Conditions, Query()]) -> dict[str, Any]:
         """Images like the picture that is the request's body, with a sentence or alone. It is not kept."""
-        asked = Search(q, "", tuple(camera), after, before, top_k, group_by, picture=await request.body())
+        asked = Search(**conditions.model_dump(), picture=await request.body())
         try:
             return _to_json(await gate.run(service.search, asked))
         except ImageError as error:
@@ -145,13 +142,6 @@ def _add_routes(app: FastAPI, service: SearchService, gate: Gate) -> None:
     async def image(id: ImageId) -> Response:
         """An image of the gallery as a small JPEG file."""
         return Response(await gate.run(service.image, id), media_type="image/jpeg")
-
-
-async def _refuse_unknown(request: Request) -> None:
-    """A condition that is misspelt must not be a condition that is dropped."""
-    known = {parameter.alias for parameter in request.scope["route"].dependant.query_params}
-    if unknown := sorted(set(request.query_params) - known):
-        raise ValueError(f"There is no parameter {unknown[0]!r}, only {', '.join(sorted(known))}.")
 
 
 def _to_json(found: Found) -> dict[str, Any]:

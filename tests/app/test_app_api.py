@@ -95,7 +95,7 @@ class TestSearch:
             ({"q": SENTENCE, "top_k": 0}, "greater than"),
             ({"q": SENTENCE, "top_k": 101}, "less than"),
             ({"q": SENTENCE, "group_by": "shoe"}, "shoe"),
-            ({"q": SENTENCE, "camera_id": "1"}, "no parameter 'camera_id', only after, before, camera, "),
+            ({"q": SENTENCE, "camera_id": "1"}, '["query","camera_id"],"msg":"Extra inputs are not permitted"'),
         ],
     )
     def test_what_cannot_be_searched(self, client, params, message):

@@ -273,9 +273,8 @@ class Snapshot:
         vectors = np.empty((len(self), dim), np.float16)
 
         def read(start: int) -> None:
-            for chunk in self._read(["embedding"], start)["embedding"].chunks:
-                vectors[start : start + len(chunk)] = chunk.flatten().to_numpy().reshape(-1, dim)
-                start += len(chunk)
+            part = self._read(["embedding"], start)["embedding"].combine_chunks()
+            vectors[start : start + _READ_ROWS] = part.flatten().to_numpy().reshape(-1, dim)
 
         with ThreadPoolExecutor(_READERS) as pool:
             list(pool.map(read, range(0, len(self), _READ_ROWS)))
